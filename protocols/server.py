@@ -1,0 +1,357 @@
+"""What every server session does alike: dispatch, spooled uploads, signatures, fault records, phases.
+
+A protocol adds one class per phase; the next phase is what closing the present one returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from protocols import wire
+from protocols.errors import ClientFault, FaultReason, PeerFault, ProtocolError, ThresholdNotMet, UsageError
+from protocols.identity import ClientId, Roster, own_fault
+from protocols.primitives.bitpack import packed_size
+from protocols.session import SessionId, SessionParameters
+from protocols.shape import Aggregate, Chunk, Fault, PhaseSummary, Request, ServerSession, Spool, Upload, Words
+from protocols.signed import ContentDigest, MemorySpool, ReplyMessage, reply_digest, unframe
+
+__all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified"]
+
+MAXIMUM_FAULTS = 1000
+"""Faults kept with their evidence; a flood beyond it is counted, not stored."""
+EVIDENCE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Received:
+    """A reply whose signature is not yet verified."""
+
+    message: ReplyMessage
+    header: bytes = field(repr=False)
+    spool: Spool = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A reply whose signature is its party's. Only these reach a phase."""
+
+    party: ClientId
+    message: Any
+    signature: bytes = field(repr=False)
+    spool: Spool = field(repr=False)
+
+
+class Phase(msgspec.Struct, tag=True, kw_only=True):
+    """One phase of the server's side, savable as it stands.
+
+    :param expected: who is asked, in the order of the cohort.
+    :param answered: who answered, in the order of arrival.
+    """
+
+    name: ClassVar[str]
+    reply: ClassVar[type[ReplyMessage]]
+    vector: ClassVar[bool] = False
+    """Whether replies carry a vector in chunks."""
+
+    expected: tuple[ClientId, ...]
+    answered: list[ClientId] = []
+
+    def requests(self, shell: ServerShell) -> Iterator[Request]:
+        """Requests of this phase."""
+        raise NotImplementedError
+
+    def accept(self, shell: ServerShell, reply: Verified) -> None:
+        """Fold a verified reply in, wholly or, raising `PeerFault`, not at all."""
+        raise NotImplementedError
+
+    def close(self, shell: ServerShell) -> Phase | Aggregate:
+        """What follows.
+
+        :raises ThresholdNotMet: too few answered.
+        """
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """Whether nobody is waited for."""
+        return len(self.answered) == len(self.expected)
+
+    def present(self) -> tuple[ClientId, ...]:
+        """Who answered, in the order of the request list."""
+        return tuple(party for party in self.expected if party in self.answered)
+
+    def require(self, number: int) -> tuple[ClientId, ...]:
+        """Who answered, if that is enough.
+
+        :raises ThresholdNotMet: otherwise.
+        """
+        if len(self.answered) < number:
+            raise ThresholdNotMet(number, len(self.answered), phase=self.name)
+        return self.present()
+
+
+class ServerShell(ServerSession):
+    """A server session around its phases.
+
+    :param parameters: what all parties must agree on; checked here.
+    :param roster: the pinned roster whose hash the parameters carry.
+    :param phase: the phase to open with.
+    :param spool: factory of the buffer in which an upload waits for its trailer.
+    :raises UsageError: parameters that no session may have.
+    """
+
+    def __init__(
+        self,
+        parameters: SessionParameters,
+        roster: Roster,
+        phase: Phase,
+        *,
+        spool: Callable[[], Spool] = MemorySpool,
+    ) -> None:
+        parameters.validate()
+        if parameters.roster_hash != roster.digest():
+            raise UsageError("roster: its hash is not the one in the parameters")
+        self._parameters = parameters
+        self.session_id: SessionId = parameters.session_id()
+        self.roster = roster
+        self.new_spool = spool
+        self._faults: list[Fault] = []
+        self._faults_of_phase = 0
+        self._result: Aggregate | None = None
+        self._failed: ProtocolError | None = None
+        self._phase = phase
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.session_id.hex()[:16]}, {self.phase or 'closed'})"
+
+    @property
+    def parameters(self) -> SessionParameters:
+        """See `ServerSession.parameters`."""
+        return self._parameters
+
+    @property
+    def phase(self) -> str | None:
+        """See `ServerSession.phase`."""
+        return None if self._over() else self._phase.name
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What was refused so far."""
+        return tuple(self._faults)
+
+    def requests(self) -> Iterator[Request]:
+        """See `ServerSession.requests`."""
+        self._require_open()
+        return self._phase.requests(self)
+
+    def begin(self, header: bytes) -> Upload:
+        """See `ServerSession.begin`."""
+        try:
+            return _SpooledUpload(self, self._receive(header))
+        except PeerFault as fault:
+            self.record(fault, "", header)
+            raise
+
+    def ready(self) -> bool:
+        """See `ServerSession.ready`."""
+        self._require_open()
+        return self._phase.ready()
+
+    def close_phase(self) -> PhaseSummary:
+        """See `ServerSession.close_phase`."""
+        self._require_open()
+        phase = self._phase
+        try:
+            following = phase.close(self)
+        except ProtocolError as failure:
+            self._failed = failure
+            raise
+        if isinstance(following, Aggregate):
+            self._result = following
+        else:
+            self._phase = following
+        faults = tuple(self._faults[self._faults_of_phase :])
+        self._faults_of_phase = len(self._faults)
+        present = phase.present()
+        dropped = tuple(party for party in phase.expected if party not in phase.answered)
+        return PhaseSummary(phase.name, present, dropped, faults, self.phase)
+
+    def result(self, out: Words | None = None) -> Aggregate:
+        """See `ServerSession.result`."""
+        if self._result is None:
+            raise UsageError(
+                f"no result: {'the session failed' if self._failed else f'phase {self._phase.name} is open'}"
+            )
+        if out is None:
+            return self._result
+        if out.shape != self._result.sum.shape or out.dtype != self._result.sum.dtype:
+            raise UsageError(f"out: expected {self._result.sum.dtype}[{self._result.sum.shape[0]}]")
+        out[:] = self._result.sum
+        result = self._result
+        return Aggregate(result.session_id, out, result.modulus_bits, result.contributors, result.checks, result.faults)
+
+    def save(self) -> bytes:
+        """See `ServerSession.save`.
+
+        :raises UsageError: once the session is over.
+        """
+        self._require_open()
+        return msgspec.msgpack.encode(
+            _Saved(
+                self._parameters.to_bytes(), msgspec.msgpack.encode(self._phase), self._faults, self._faults_of_phase
+            )
+        )
+
+    @classmethod
+    def restore(cls, blob: bytes, roster: Roster, phases: Any, *, spool: Callable[[], Spool] = MemorySpool) -> Self:
+        """Continue a saved session.
+
+        :param phases: union of the protocol's phases.
+        """
+        saved = msgspec.msgpack.decode(blob, type=_Saved)
+        phase: Phase = msgspec.msgpack.decode(saved.phase, type=phases)
+        session = cls(SessionParameters.from_bytes(saved.parameters), roster, phase, spool=spool)
+        session._faults, session._faults_of_phase = saved.faults, saved.faults_of_phase
+        return session
+
+    # -- the machinery -------------------------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        return self._result is not None or self._failed is not None
+
+    def _require_open(self) -> None:
+        if self._over():
+            raise UsageError("the session is over")
+
+    def _receive(self, header: bytes) -> Received:
+        """Check a reply's header: type, session, phase, sender (rules SV-1 to SV-5)."""
+        phase = self._phase
+        protocol, kind = wire.peek_kind(header)
+        if self._over() or (protocol, kind) != (self._parameters.protocol, phase.reply.KIND):
+            raise PeerFault(FaultReason.WRONG_PHASE, f"message type {kind!r}", rule="SV-1", phase=phase.name)
+        message = wire.decode(header, phase.reply)
+        if message.session_id != self.session_id or message.suite != self._parameters.suite:
+            raise PeerFault(FaultReason.WRONG_SESSION, "another session id or suite", rule="SV-2", phase=phase.name)
+        party = ClientId(message.party)
+        if party not in phase.expected:
+            raise PeerFault(
+                FaultReason.UNKNOWN_PARTY, f"{party!r} is not asked in this phase", rule="SV-3", phase=phase.name
+            )
+        if party in phase.answered:
+            raise PeerFault(FaultReason.ALREADY_ANSWERED, f"by {party!r}", rule="SV-4", phase=phase.name)
+        return Received(message, header, self.new_spool())
+
+    def verify(self, received: Received, phase: str, content: bytes, trailer: bytes) -> Verified:
+        """Check a reply's signature (rule SV-5).
+
+        :raises PeerFault: BAD_SIGNATURE.
+        """
+        party = received.message.party
+        try:
+            self.roster.verify(party, reply_digest(self.session_id, phase, received.header, content), trailer)
+        except PeerFault as fault:
+            raise PeerFault(fault.reason, fault.detail, rule="SV-5", phase=phase) from None
+        return Verified(ClientId(party), received.message, trailer, received.spool)
+
+    def take(self, received: Received, phase: Phase, content: bytes, trailer: bytes) -> None:
+        """Verify a whole reply and fold it into its phase."""
+        if phase is not self._phase or self._over():
+            raise PeerFault(FaultReason.WRONG_PHASE, "the phase was closed", rule="SV-1", phase=phase.name)
+        party = ClientId(received.message.party)
+        if party in phase.answered:
+            raise PeerFault(FaultReason.ALREADY_ANSWERED, f"by {party!r}", rule="SV-4", phase=phase.name)
+        reply = self.verify(received, phase.name, content, trailer)
+        try:
+            phase.accept(self, reply)
+        except ClientFault:
+            raise
+        except PeerFault as fault:
+            raise own_fault(party, fault) from None
+        phase.answered.append(party)
+
+    def record(self, fault: PeerFault, party: str, *evidence: bytes) -> None:
+        """Keep a fault with its evidence, up to `MAXIMUM_FAULTS`."""
+        if len(self._faults) >= MAXIMUM_FAULTS:
+            return
+        self._faults.append(
+            Fault(
+                fault.client if isinstance(fault, ClientFault) else party,
+                isinstance(fault, ClientFault),
+                fault.phase or self._phase.name,
+                fault.reason,
+                fault.detail,
+                fault.rule,
+                tuple(item[:EVIDENCE_BYTES] for item in evidence),
+            )
+        )
+
+
+class _SpooledUpload(Upload):
+    """An upload that waits in a spool until its trailer verifies."""
+
+    def __init__(self, shell: ServerShell, received: Received) -> None:
+        self._shell = shell
+        self._received = received
+        self._phase = shell._phase
+        self._content = ContentDigest()
+        self._next = 0
+        self._open = True
+
+    def write(self, chunk: Chunk) -> None:
+        """See `Upload.write`."""
+        self._require_open()
+        with self._guarded():
+            parameters = self._shell.parameters
+            if not self._phase.vector or self._next >= parameters.chunk_count():
+                raise PeerFault(FaultReason.CHUNK_LENGTH, "more chunks than agreed on", rule="SV-6")
+            entries = parameters.chunk_entries(self._next)
+            payload = unframe(chunk, self._next, packed_size(entries, parameters.modulus_bits))
+            self._content.update(chunk)
+            self._received.spool.append(bytes(payload))
+            self._next += 1
+
+    def commit(self, trailer: bytes) -> None:
+        """See `Upload.commit`."""
+        self._require_open()
+        with self._guarded(trailer):
+            expected = self._shell.parameters.chunk_count() if self._phase.vector else 0
+            if self._next != expected:
+                raise PeerFault(FaultReason.CHUNK_LENGTH, f"{self._next} chunks of {expected}", rule="SV-7")
+            self._shell.take(self._received, self._phase, self._content.digest(), trailer)
+        self.abort()
+
+    def abort(self) -> None:
+        """See `Upload.abort`."""
+        self._open = False
+        self._received.spool.discard()
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise UsageError("the upload is over")
+
+    @contextmanager
+    def _guarded(self, *trailer: bytes) -> Iterator[None]:
+        """End the upload on its first fault and keep the evidence."""
+        try:
+            yield
+        except PeerFault as fault:
+            self.abort()
+            fault.phase = fault.phase or self._phase.name
+            self._shell.record(fault, self._received.message.party, self._received.header, *trailer)
+            raise
+        except BaseException:
+            self.abort()
+            raise
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """A server session between two messages."""
+
+    parameters: bytes
+    phase: bytes
+    faults: list[Fault]
+    faults_of_phase: int

@@ -1,0 +1,9 @@
+"""Federated training: a round, a run, the silo's side of it."""
+
+from __future__ import annotations
+
+from secfl.federation.round import RoundOutcome, RoundPlan
+from secfl.federation.run import RoundResult, RunResult, run_rounds
+from secfl.federation.silo import LocalTraining, Silo
+
+__all__ = ["LocalTraining", "RoundOutcome", "RoundPlan", "RoundResult", "RunResult", "Silo", "run_rounds"]

@@ -1,0 +1,104 @@
+"""One round: parameters, session, engine, decoding. What comes out is the mean update or the reason there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols import secagg
+from protocols.errors import SecflError
+from protocols.identity import Roster
+from protocols.session import SessionParameters
+from protocols.shape import Entropy
+from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
+from secfl.engines.base import Engine, PhaseRecord
+from secfl.federation.silo import context_hash
+
+__all__ = ["RoundOutcome", "RoundPlan"]
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """How an attempt at a round ended."""
+
+    number: int
+    attempt: int
+    session: str
+    model_hash: str
+    mean: npt.NDArray[np.float64] | None = field(repr=False)
+    """Mean update over the contributors, flat; None if there is no sum."""
+    failure: SecflError | None
+    contributors: tuple[str, ...]
+    checks: tuple[str, ...]
+    phases: tuple[PhaseRecord, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What stays the same over the rounds of a run.
+
+    :param weights: public integer weight of each silo.
+    :param threshold: t, c and T_min: None for the protocol's defaults.
+    """
+
+    run_id: str
+    roster: Roster
+    scheme: EncodingScheme
+    layout: TensorLayout
+    update_layout: TensorLayout
+    weights: Mapping[str, int]
+    threshold: int | None = None
+    collusion_bound: int | None = None
+    minimum_contributors: int | None = None
+
+    def parameters(self, number: int, attempt: int, context: bytes, entropy: Entropy) -> SessionParameters:
+        """Parameters of one attempt's session.
+
+        :raises UsageError: values that no session may have.
+        """
+        return secagg.parameters(
+            self.roster,
+            self.weights,
+            nonce=entropy(32),
+            run_id=self.run_id,
+            round_number=number,
+            attempt=attempt,
+            modulus_bits=self.scheme.modulus_bits,
+            vector_length=self.scheme.word_count(self.update_layout.size),
+            context_hash=context_hash(self.layout, context),
+            encoding=self.scheme.to_bytes(),
+            threshold=self.threshold,
+            collusion_bound=self.collusion_bound,
+            minimum_contributors=self.minimum_contributors,
+        )
+
+    def run(
+        self, engine: Engine, state: npt.NDArray[np.float32], number: int, attempt: int, entropy: Entropy = os.urandom
+    ) -> RoundOutcome:
+        """Run one attempt from the global state."""
+        context = state.astype("<f4").tobytes()
+        parameters = self.parameters(number, attempt, context, entropy)
+        carried = engine.run_session(secagg.server(parameters, self.roster), context)
+        mean = None
+        contributors: tuple[str, ...] = ()
+        checks: tuple[str, ...] = ()
+        if carried.aggregate is not None:
+            contributors = tuple(map(str, carried.aggregate.contributors))
+            checks = carried.aggregate.checks
+            weight = sum(self.weights[party] for party in contributors)
+            mean = decode_mean(carried.aggregate.sum, self.scheme, weight, layout=self.update_layout)
+        return RoundOutcome(
+            number=number,
+            attempt=attempt,
+            session=parameters.session_id().hex(),
+            model_hash=parameters.context_hash.hex(),
+            mean=mean,
+            failure=carried.failure,
+            contributors=contributors,
+            checks=checks,
+            phases=carried.phases,
+        )

@@ -1,0 +1,258 @@
+"""From a configuration to the parties of a run: task, training, encoding, identities, ledgers, silos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocols.errors import ConfigError
+from protocols.identity import Identity, Member, Roster
+from protocols.primitives.signing import SigningKey
+from protocols.session import ClientPolicy
+from protocols.shape import Entropy
+from secfl.config import Config, SiloSettings
+from secfl.encoding import EncodingScheme, TensorLayout
+from secfl.engines.storage import FileStore
+from secfl.federation.keys import load_or_create_key
+from secfl.federation.silo import LocalTraining, Silo, Vector
+from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
+from secfl.privacy.accounting import choose_order, noise_multiplier_for
+from secfl.training import Task, load_task
+
+__all__ = ["Parties", "Plan", "plan_run", "set_up_parties"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything public about a run: the same for the server and every silo.
+
+    :param state: initial global model by tensor name.
+    :param layout: of the whole state, which travels down; ``update_layout`` of what travels up.
+    :param noise_multipliers: per silo; empty without privacy.
+    """
+
+    config: Config
+    directory: Path
+    """Of the configuration file; relative paths in it start here."""
+    task: Task
+    state: dict[str, Any] = field(repr=False)
+    layout: TensorLayout
+    update_layout: TensorLayout
+    scheme: EncodingScheme
+    weights: dict[str, int]
+    noise_multipliers: dict[str, float]
+
+    @property
+    def private(self) -> bool:
+        """Whether silos train with differential privacy."""
+        return self.config.privacy is not None
+
+    def event(self, silo: str) -> SampledGaussian:
+        """What one round costs a silo."""
+        training = self.config.training
+        return SampledGaussian(training.sampling_rate, self.noise_multipliers[silo], training.steps_per_round)
+
+
+def plan_run(config: Config, directory: Path) -> Plan:
+    """Load the task and fix every public constant.
+
+    :raises ConfigError: naming the key that cannot be used.
+    :raises PrivacyError: a budget that no noise reaches, or a delta too large for the records.
+    """
+    from secfl.training import model_state  # needs torch
+
+    task = load_task(directory / config.model.file)
+    state = _initial_state(config, task, model_state)
+    parameters = {name: state[name] for name in _trainable(task)}
+    layout, update_layout = TensorLayout.of(state), TensorLayout.of(parameters)
+    weights = {
+        silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo
+    }
+    aggregation = config.aggregation
+    scheme = EncodingScheme.choose(
+        aggregation.value_range,
+        aggregation.value_bits,
+        maximum_contributors=len(config.silo),
+        layout_digest=update_layout.digest,
+        maximum_weight=max(weights.values()),
+        weighting="public" if aggregation.weights == "nominal" else "none",
+        rounding=aggregation.rounding,
+        on_overflow="clip",
+    )
+    return Plan(config, directory, task, state, layout, update_layout, scheme, weights, _noise_multipliers(config))
+
+
+def _initial_state(config: Config, task: Task, model_state: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(config.run.seed)
+        return model_state(task.build_model())
+
+
+def _trainable(task: Task) -> list[str]:
+    names = [name for name, parameter in task.build_model().named_parameters() if parameter.requires_grad]
+    if not names:
+        raise ConfigError("model.file", "the model has no trainable parameters")
+    return names
+
+
+def _noise_multipliers(config: Config) -> dict[str, float]:
+    """Per silo; the smallest that lets every round of the plan fit, unless the configuration fixes one."""
+    if config.privacy is None:
+        return {}
+    check_delta(config.privacy.delta, sum(silo.nominal_size for silo in config.silo))
+    training = config.training
+    chosen = training.noise_multiplier or noise_multiplier_for(
+        config.privacy.epsilon,
+        config.privacy.delta,
+        training.sampling_rate,
+        training.steps_per_round * config.run.rounds,
+    )
+    return {silo.name: chosen for silo in config.silo}
+
+
+class Parties:
+    """All silos of a simulation, with their open files; a context manager."""
+
+    def __init__(self, roster: Roster, silos: dict[str, Silo], ledgers: dict[str, Ledger], resources: ExitStack) -> None:
+        self.roster = roster
+        self.silos = silos
+        self.ledgers = ledgers
+        self._resources = resources
+
+    def __enter__(self) -> Parties:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._resources.close()
+
+
+def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urandom) -> Parties:
+    """Identities, roster, once-only stores, ledgers and silos.
+
+    :param run_directory: where per-run ledgers go; lifetime ones are where the configuration says.
+    :raises PrivacyError: a ledger that cannot be used.
+    """
+    config = plan.config
+    home = plan.directory / config.ledger.directory if config.ledger.kind == "lifetime" else run_directory / "ledgers"
+    identities = {silo.name: _identity(silo.name, home, config, entropy) for silo in config.silo}
+    roster = Roster(Member(name, identity.signing_key.public) for name, identity in identities.items())
+    with ExitStack() as resources:
+        silos, ledgers = {}, {}
+        for settings in config.silo:
+            identity = identities[settings.name]
+            ledger = _ledger(plan, settings, identity, home) if plan.private else None
+            if ledger is not None:
+                ledgers[settings.name] = resources.enter_context(ledger)
+            store = FileStore(home / settings.name / "answers.log")
+            resources.callback(store.close)
+            silos[settings.name] = Silo(
+                identity,
+                roster,
+                _policy(plan),
+                store=store,
+                training=local_training(plan, settings, entropy),
+                scheme=plan.scheme,
+                weight=plan.weights[settings.name],
+                ledger=ledger,
+                entropy=entropy,
+            )
+        return Parties(roster, silos, ledgers, resources.pop_all())
+
+
+def _policy(plan: Plan) -> ClientPolicy:
+    """The simulated silos' floors: those of the configuration, else the library's own."""
+    aggregation = plan.config.aggregation
+    default = ClientPolicy()
+    return ClientPolicy(
+        minimum_cohort=min(default.minimum_cohort, len(plan.config.silo)),
+        minimum_contributors=aggregation.minimum_contributors or min(default.minimum_contributors, len(plan.config.silo)),
+        collusion_bound=aggregation.collusion_bound,
+        value_range=plan.scheme.peak,
+    )
+
+
+def _identity(silo: str, home: Path, config: Config, entropy: Entropy) -> Identity:
+    """Lifetime ledgers need the key that signs them again; a per-run ledger is verified by its public key alone."""
+    if config.ledger.kind == "lifetime":
+        return Identity(silo, load_or_create_key(home / silo / "identity.key", entropy))
+    return Identity(silo, SigningKey.generate(entropy))
+
+
+def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> Ledger:
+    config = plan.config
+    if config.privacy is None:
+        raise ConfigError("privacy", "missing")
+    path = home / silo.name / f"{config.ledger.lineage}.ledger"
+    if path.exists() or path.with_name(path.name + ".mark").exists():
+        return Ledger.open(path, identity.signing_key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lineage = Lineage(
+        silo=silo.name,
+        name=config.ledger.lineage,
+        source=config.ledger.source,
+        total_records=sum(item.nominal_size for item in config.silo),
+    )
+    budget = PrivacyBudget(config.privacy.epsilon, config.privacy.delta, config.privacy.unit)
+    planned = [plan.event(silo.name)] * config.run.rounds
+    return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
+
+
+def local_training(plan: Plan, silo: SiloSettings, entropy: Entropy) -> LocalTraining:
+    """A silo's local training as one function from global state to update.
+
+    :raises ConfigError: the model cannot be trained privately, or `load_data` is at fault.
+    """
+    records = plan.task.silo_data(silo.name, plan.config.run.seed).train
+    steps = plan.config.training.steps_per_round
+    trainer = _trainer(plan, silo)
+
+    def update(state: Vector) -> Vector:
+        local = trainer.train(plan.layout.unflatten(state), records, steps, entropy)
+        return plan.update_layout.flatten(local.update)
+
+    event = plan.event(silo.name) if plan.private else None
+    return LocalTraining(update, event, plan.layout, plan.update_layout)
+
+
+def _trainer(plan: Plan, silo: SiloSettings) -> Any:
+    from secfl.training import DpSgdSettings, LocalDpSgd, PlainSettings, PlainSgd
+
+    training = plan.config.training
+    if training.clip_norm is None or not plan.private:
+        batch = max(1, round(training.sampling_rate * silo.nominal_size))
+        return PlainSgd(plan.task, PlainSettings(batch, training.learning_rate, training.momentum), silo.name)
+    return LocalDpSgd(
+        plan.task,
+        DpSgdSettings(
+            sampling_rate=training.sampling_rate,
+            nominal_size=silo.nominal_size,
+            noise_multiplier=plan.noise_multipliers[silo.name],
+            clip_norm=training.clip_norm,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            grad_sample=training.grad_sample,
+            max_physical_batch=training.max_physical_batch,
+        ),
+    )
+
+
+def noise_source(plan: Plan) -> str:
+    """Where training noise comes from, for the report."""
+    if not plan.private:
+        return "none: no differential privacy"
+    from secfl.training import LocalDpSgd
+
+    return LocalDpSgd.noise_source
+
+
+def as_vector(plan: Plan) -> Vector:
+    """The initial global model as one vector."""
+    return np.asarray(plan.layout.flatten(plan.state), dtype=np.float32)

@@ -1,0 +1,180 @@
+"""A silo's side of a run: it answers requests, and trains, charges its ledger and encodes when its vector is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols import secagg
+from protocols.errors import FaultReason, PolicyRefused, ServerFault
+from protocols.identity import Identity, Role, Roster
+from protocols.primitives.labels import tagged_hash
+from protocols.session import ClientPolicy, SessionId, SessionParameters
+from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
+from protocols.wire import peek_session_id
+from secfl.encoding import Encoder, EncodingScheme, TensorLayout
+from secfl.privacy.events import AnyPrivacyEvent
+from secfl.privacy.ledger import Ledger, Reservation
+
+__all__ = ["LocalTraining", "Silo", "context_hash"]
+
+OPEN_SESSIONS = 2
+"""Sessions kept at a time: the next round's announcement may come while the last one is being opened."""
+
+Vector = npt.NDArray[np.float32]
+
+
+def context_hash(layout: TensorLayout, context: bytes) -> bytes:
+    """Hash of the global model that a session is bound to."""
+    return tagged_hash("context", layout.digest, context)
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a silo does when its vector is needed.
+
+    :param update: from the global state as a flat float32 vector to the update, likewise flat; draws fresh noise.
+    :param event: what one call costs; None without privacy.
+    :param layout: of the global state.
+    :param update_layout: of the update.
+    """
+
+    update: Callable[[Vector], Vector]
+    event: AnyPrivacyEvent | None
+    layout: TensorLayout
+    update_layout: TensorLayout
+
+
+@dataclass
+class _Open:
+    """One session in progress."""
+
+    party: PartySession
+    reservation: Reservation | None = None
+    sent: bool = field(default=False)
+
+
+class Silo:
+    """One organisation's party in all sessions of a run.
+
+    :param identity: name and signing key.
+    :param policy: this silo's own floors.
+    :param store: once-only record; a path of its own, never inside a saved session.
+    :param training: local training and its cost.
+    :param scheme: the encoding that this silo agreed to; another one is refused.
+    :param weight: public weight of its update.
+    :param ledger: open for writing; None without privacy.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        roster: Roster,
+        policy: ClientPolicy,
+        *,
+        store: OnceStore,
+        training: LocalTraining,
+        scheme: EncodingScheme,
+        weight: int = 1,
+        ledger: Ledger | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self.identity = identity
+        self.ledger = ledger
+        self._roster = roster
+        self._policy = policy
+        self._store = store
+        self._training = training
+        self._weight = weight
+        self._encoder = Encoder(scheme, entropy, training.update_layout)
+        self._entropy = entropy
+        self._open: dict[SessionId, _Open] = {}
+
+    def answer(self, header: bytes, chunks: Iterable[Chunk], context: bytes) -> Reply:
+        """Answer a request; see `secfl.engines.base.Party`.
+
+        :raises BudgetExceeded: the ledger refuses the training; nothing was trained or sent.
+        :raises ServerFault: CONTEXT_MISMATCH, the model at hand is not the one the session is bound to.
+        """
+        session_id = SessionId(peek_session_id(header))
+        session = self._open.get(session_id) or _Open(self._party())
+        need = session.party.inspect(header)
+        if not need.vector:
+            reply = session.party.handle(header, chunks)
+        else:
+            reply = self._contribute(session, need, header, chunks, context)
+        self._keep(session_id, session)
+        return reply
+
+    def delivered(self, reply: Reply) -> None:
+        """Commit what the server has taken."""
+        session = self._open.get(SessionId(peek_session_id(reply.header)))
+        if session is not None and session.sent and session.reservation is not None and self.ledger is not None:
+            self.ledger.commit(session.reservation)
+            session.reservation = None
+
+    def _contribute(
+        self, session: _Open, need: Need, header: bytes, chunks: Iterable[Chunk], context: bytes
+    ) -> Reply:
+        """Reserve, train, encode, protect, record `sending`: only then does the reply leave this method."""
+        self._check_agreed(need, context)
+        reservation = self._reserve(need.parameters)
+        try:
+            state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
+            words, _local = self._encoder.encode(self._training.update(state), self._weight)
+            reply = session.party.handle(header, chunks, vector=ArraySource(words))
+        except BaseException:
+            if reservation is not None and self.ledger is not None:
+                self.ledger.void(reservation, "training or protection failed; nothing was sent")
+            raise
+        if reservation is not None and self.ledger is not None:
+            self.ledger.sending(reservation)
+        session.reservation, session.sent = reservation, True
+        return reply
+
+    def _check_agreed(self, need: Need, context: bytes) -> None:
+        agreed = self._encoder.scheme.to_bytes()
+        if need.parameters.encoding != agreed:
+            raise PolicyRefused("encoding", need.parameters.encoding.hex()[:32], f"{agreed.hex()[:32]}, as configured")
+        size = 4 * self._training.layout.size
+        if len(context) != size or context_hash(self._training.layout, context) != need.context_hash:
+            raise ServerFault(
+                FaultReason.CONTEXT_MISMATCH,
+                "the model that came with the request is not the one that the session is bound to",
+                phase=need.phase,
+                session=need.session_id.hex()[:16],
+            )
+
+    def _reserve(self, parameters: SessionParameters) -> Reservation | None:
+        if self.ledger is None or self._training.event is None:
+            return None
+        return self.ledger.reserve(
+            f"{parameters.run_id}/{parameters.round_number}/{parameters.attempt}",
+            self._training.event,
+            run=parameters.run_id,
+            round=parameters.round_number,
+            attempt=parameters.attempt,
+        )
+
+    def _party(self) -> PartySession:
+        return secagg.party(
+            Role.CLIENT, self.identity, self._roster, self._policy, entropy=self._entropy, store=self._store
+        )
+
+    def _keep(self, session_id: SessionId, session: _Open) -> None:
+        self._open[session_id] = session
+        while len(self._open) > OPEN_SESSIONS:
+            self._open.pop(next(iter(self._open)))
+
+    def __repr__(self) -> str:
+        return f"Silo({self.identity.id!r})"
+
+
+def flat(layout: TensorLayout, tensors: dict[str, Any]) -> Vector:
+    """Tensors as one float32 vector in the layout's order."""
+    return np.asarray(layout.flatten(tensors), dtype=np.float32)

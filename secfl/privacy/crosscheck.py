@@ -1,0 +1,73 @@
+"""Numerical accountants by well-kept libraries: PRV (Opacus) and PLD (dp-accounting), both optional.
+
+They are tighter than Rényi accounting for one plan fixed before its first release, and check it; the lifetime budget is
+the filter's business (``accounting.RdpFilter``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from protocols.errors import MissingExtra, PrivacyError
+from secfl.privacy.budget import require_delta
+from secfl.privacy.events import PrivacyEvent, SampledGaussian
+
+__all__ = ["pld_epsilon", "prv_epsilon"]
+
+_PRV_EPSILON_ERROR = 0.01
+
+
+def prv_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
+    """Upper bound on epsilon of a fixed plan by composing privacy random variables (Gopi, Lee, Wutschitz 2021).
+
+    :raises PrivacyError: delta out of range, a kind without a PRV, or a plan that Opacus cannot discretise.
+    :raises MissingExtra: Opacus is not installed.
+    """
+    require_delta(delta)
+    plan = _merged(events, "PRV")
+    if not plan:
+        return 0.0
+    try:
+        from opacus.accountants import PRVAccountant
+    except ImportError as error:
+        raise MissingExtra("the PRV accountant", "train") from error
+    accountant = PRVAccountant()
+    accountant.history = [(noise_multiplier, rate, steps) for (rate, noise_multiplier), steps in plan]
+    # At sampling rate 1 Opacus takes log(1 - 1): minus infinity is the value it means.
+    with np.errstate(divide="ignore"):
+        return float(accountant.get_epsilon(delta, eps_error=_PRV_EPSILON_ERROR, delta_error=delta / 1000))
+
+
+def pld_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
+    """Upper bound on epsilon of a fixed plan by privacy loss distributions (Doroshenko et al. 2022), add or remove one.
+
+    :raises PrivacyError: delta out of range, or a kind without a PLD.
+    :raises MissingExtra: dp-accounting is not installed.
+    """
+    require_delta(delta)
+    plan = _merged(events, "PLD")
+    if not plan:
+        return 0.0
+    try:
+        from dp_accounting import dp_event
+        from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+    except ImportError as error:
+        raise MissingExtra("the PLD accountant", "train") from error
+    accountant = PLDAccountant()
+    for (rate, noise_multiplier), steps in plan:
+        step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise_multiplier))
+        accountant.compose(step, steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def _merged(events: Sequence[PrivacyEvent], accountant: str) -> list[tuple[tuple[float, float], int]]:
+    """Steps by (sampling rate, noise multiplier), sorted: one discretisation each, and no trace of their order."""
+    steps: Counter[tuple[float, float]] = Counter()
+    for event in events:
+        if not isinstance(event, SampledGaussian):
+            raise PrivacyError(f"event: no {accountant} for the kind {type(event).__name__}")
+        steps[event.sampling_rate, event.noise_multiplier] += event.steps
+    return sorted(steps.items())

@@ -1,0 +1,141 @@
+"""One step of DP-SGD through Opacus: clip each record's gradient, sum, add noise, divide by a public constant.
+
+Opacus' ``GradSampleModule`` and ``DPOptimizer`` are used without its ``PrivacyEngine``: that one derives the sampling
+rate from the data set's length, opens an accountant of its own, and draws noise from torch's generator.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+from torch import Tensor, nn
+
+from secfl.training.batches import rows
+from secfl.training.noise import add_gaussian
+from secfl.training.settings import DpSgdSettings
+from secfl.training.task import Task
+
+__all__ = ["DpStep"]
+
+# True of every first layer, whose inputs are records and need no gradient; Opacus asks for what the hook does get.
+warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+
+
+class _OsNoise:
+    """Replaces the noise of an Opacus optimizer; mixed in before its class."""
+
+    entropy: Callable[[int], bytes]
+    accumulated_iterations = 1  # the divisor is the public expected batch, however many physical batches were summed
+
+    def add_noise(self: Any) -> None:
+        for parameter in self.params:
+            std = self.noise_multiplier * self.max_grad_norm
+            parameter.grad = add_gaussian(parameter.summed_grad, std, self.entropy)
+
+
+class _Optimizer(_OsNoise, DPOptimizer):  # type: ignore[misc]  # Opacus is untyped
+    """Per-example gradients materialised by hooks."""
+
+
+class _GhostOptimizer(_OsNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
+    """Per-example norms alone, then a second backward pass."""
+
+
+class DpStep:
+    """Steps of DP-SGD on ``model`` (in training mode), which is wrapped with hooks and must not be used otherwise.
+
+    A step is ``begin()``, ``add(...)`` for each physical batch (none if the sample is empty: then the step is noise
+    alone and no forward pass is made), ``finish()``.
+
+    :raises NotImplementedError: from Opacus, for a module that it cannot handle (the checks ask first).
+    """
+
+    def __init__(self, model: nn.Module, task: Task, settings: DpSgdSettings, entropy: Callable[[int], bytes]) -> None:
+        self._task = task
+        self._ghost = settings.grad_sample == "ghost"
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        sgd = torch.optim.SGD(self._parameters, lr=settings.learning_rate, momentum=settings.momentum)
+        wrapper = (
+            GradSampleModuleFastGradientClipping(model, loss_reduction="sum", max_grad_norm=settings.clip_norm)
+            if self._ghost
+            else GradSampleModule(model, loss_reduction="sum")
+        )
+        self._module: Any = wrapper
+        self._optimizer: Any = (_GhostOptimizer if self._ghost else _Optimizer)(
+            sgd,
+            noise_multiplier=settings.noise_multiplier,
+            max_grad_norm=settings.clip_norm,
+            expected_batch_size=settings.expected_batch,
+        )
+        self._optimizer.entropy = entropy
+
+    def begin(self) -> None:
+        """Forget the last step's gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
+
+    def add(self, inputs: Any, targets: Any, records: int) -> int:
+        """Add the clipped gradients of a physical batch of ``records`` >= 1 records to the step's sum.
+
+        :returns: records left out because their gradient was not finite (they contribute zero: whether a silo takes
+            part must not depend on its records).
+        """
+        if self._ghost:
+            return self._add_ghost(inputs, targets, records)
+        self._module.set_grad_sample_to_none()
+        torch.autograd.backward(self._task.record_losses(self._module(inputs), targets, records).sum())
+        finite = torch.ones(records, dtype=torch.bool)
+        for parameter in self._parameters:
+            finite &= torch.isfinite(_per_record(parameter)).flatten(1).all(1)
+        if not bool(finite.all()):
+            for parameter in self._parameters:
+                _per_record(parameter)[~finite] = 0.0
+        self._optimizer.clip_and_accumulate()
+        return int((~finite).sum())
+
+    def _add_ghost(self, inputs: Any, targets: Any, records: int) -> int:
+        losses = self._task.record_losses(self._module(inputs), targets, records)
+        torch.autograd.backward(losses.sum(), retain_graph=True)
+        norms = self._module.get_norm_sample()
+        finite = torch.isfinite(norms)
+        left_out = int((~finite).sum())
+        if left_out:
+            # Zero times a gradient that is not finite is not zero: the others go through both passes again, alone.
+            del losses
+            if left_out < records:
+                kept = finite.nonzero().flatten()
+                left_out += self._add_ghost(rows(inputs, kept), rows(targets, kept), records - left_out)
+            return left_out
+        coefficients = self._module.get_clipping_coef()
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._module.disable_hooks()
+        torch.autograd.backward((coefficients.detach() * losses).sum())
+        self._module.enable_hooks()
+        self._optimizer.accumulate()
+        return 0
+
+    def clipped_sum(self) -> list[Tensor]:
+        """The step's sum so far, before noise, one tensor a trainable parameter. Private: for checks only."""
+        return [parameter.summed_grad for parameter in self._parameters]  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        """Add noise of standard deviation z C to the sum, divide by the expected batch and take the SGD step."""
+        self._optimizer.add_noise()
+        self._optimizer.scale_grad()
+        self._optimizer.original_optimizer.step()
+
+
+def _per_record(parameter: nn.Parameter) -> Tensor:
+    gradient = getattr(parameter, "grad_sample", None)
+    if not isinstance(gradient, Tensor):
+        # A list: the parameter took part in more than one module; None: in none.
+        raise NotImplementedError("a trainable parameter takes part in no module's forward, or was accumulated twice")
+    return gradient

@@ -1,0 +1,100 @@
+"""Public constants of local training, and what a training run means for the accountant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from protocols.errors import ConfigError
+from secfl.privacy.events import SampledGaussian
+
+__all__ = ["DpSgdSettings", "PlainSettings"]
+
+
+def _require(holds: bool, key: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ConfigError(f"training.{key}", f"{value!r} cannot be used", allowed)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _check_sgd(learning_rate: float, momentum: float) -> None:
+    _require(_is_number(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a number > 0")
+    _require(_is_number(momentum) and 0 <= momentum < 1, "momentum", momentum, "0 <= momentum < 1")
+
+
+@dataclass(frozen=True)
+class DpSgdSettings:
+    """Constants of local DP-SGD. All are public: none may be derived from private records, nor changed because of them.
+
+    :param sampling_rate: q, probability with which each record enters a step's sample, 0 < q <= 1.
+    :param nominal_size: the silo's public number of records; the divisor of a step is ``sampling_rate * nominal_size``,
+        whatever the data set's true length.
+    :param noise_multiplier: z, standard deviation of the noise on the gradient sum over ``clip_norm``, > 0.
+    :param clip_norm: largest Euclidean norm of one record's gradient, > 0.
+    :param learning_rate: of the local SGD, > 0.
+    :param momentum: of the local SGD, 0 <= momentum < 1; starts at zero in every call.
+    :param grad_sample: ``"hooks"`` materialises per-example gradients; ``"ghost"`` computes their norms alone and runs
+        a second backward pass, for layers too large for the former (Li et al. 2022, Bu et al. 2022).
+    :param max_physical_batch: records in memory at a time; a larger sample is summed in parts. ``None``: no bound.
+    :raises ConfigError: naming the key.
+    """
+
+    sampling_rate: float
+    nominal_size: int
+    noise_multiplier: float
+    clip_norm: float
+    learning_rate: float
+    momentum: float = 0.0
+    grad_sample: Literal["hooks", "ghost"] = "hooks"
+    max_physical_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        rate, size = self.sampling_rate, self.nominal_size
+        _require(_is_number(rate) and 0 < rate <= 1, "sampling_rate", rate, "0 < sampling_rate <= 1")
+        _require(_is_count(size), "nominal_size", size, "an integer >= 1")
+        for key in ("noise_multiplier", "clip_norm"):
+            value = getattr(self, key)
+            _require(_is_number(value) and value > 0, key, value, "a number > 0")
+        _check_sgd(self.learning_rate, self.momentum)
+        _require(self.grad_sample in ("hooks", "ghost"), "grad_sample", self.grad_sample, '"hooks" or "ghost"')
+        bound = self.max_physical_batch
+        _require(bound is None or _is_count(bound), "max_physical_batch", bound, "an integer >= 1, or none")
+
+    @property
+    def expected_batch(self) -> float:
+        """Expected size of a sample at the nominal size: the public divisor of every step."""
+        return self.sampling_rate * self.nominal_size
+
+    def event(self, steps: int) -> SampledGaussian:
+        """Return what ``steps`` steps under these settings mean for the accountant, the empty samples among them.
+
+        :raises PrivacyError: a value outside what the accountant takes.
+        """
+        return SampledGaussian(self.sampling_rate, self.noise_multiplier, steps)
+
+
+@dataclass(frozen=True)
+class PlainSettings:
+    """Constants of training without privacy.
+
+    :param batch_size: records of a step, >= 1; a silo with fewer uses all of them.
+    :param learning_rate: of the local SGD, > 0.
+    :param momentum: of the local SGD, 0 <= momentum < 1; starts at zero in every call.
+    :raises ConfigError: naming the key.
+    """
+
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.batch_size), "batch_size", self.batch_size, "an integer >= 1")
+        _check_sgd(self.learning_rate, self.momentum)
