@@ -1,7 +1,7 @@
 """What every party session does alike: dispatch, policy, once-only answers, signatures, saving.
 
-A protocol adds its transition table: which request is answered in which state, and by which function. The rules that are
-common to all protocols are PT-1 to PT-11 in docs/reference/rules.md.
+A protocol adds its transition table: which request is answered in which state, and by which function. The rules that
+are common to all protocols are PT-1 to PT-11 in docs/reference/rules.md.
 """
 
 from __future__ import annotations

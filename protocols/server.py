@@ -1,6 +1,7 @@
 """What every server session does alike: dispatch, spooled uploads, signatures, fault records, phases.
 
-A protocol adds one class per phase; the next phase is what closing the present one returns.
+A protocol adds one class per phase; the next phase is what closing the present one returns. The rules that are common
+to all protocols are SV-1 to SV-9 in docs/reference/rules.md.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from protocols import wire
-from protocols.errors import ClientFault, FaultReason, PeerFault, ProtocolError, ThresholdNotMet, UsageError
+from protocols.errors import ClientFault, FaultReason, PeerFault, ThresholdNotMet, UsageError
 from protocols.identity import ClientId, Roster, own_fault
-from protocols.primitives.bitpack import packed_size
+from protocols.primitives.bitpack import packed_size, unpack
 from protocols.session import SessionId, SessionParameters
 from protocols.shape import Aggregate, Chunk, Fault, PhaseSummary, Request, ServerSession, Spool, Upload, Words
 from protocols.signed import ContentDigest, MemorySpool, ReplyMessage, reply_digest, unframe
@@ -24,7 +25,8 @@ __all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified"]
 
 MAXIMUM_FAULTS = 1000
 """Faults kept with their evidence; a flood beyond it is counted, not stored."""
-EVIDENCE_BYTES = 4096
+UNPROVEN_EVIDENCE_BYTES = 4096
+"""Anybody can send what proves nothing: only its beginning is kept."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Phase(msgspec.Struct, tag=True, kw_only=True):
     """Whether replies carry a vector in chunks."""
 
     expected: tuple[ClientId, ...]
-    answered: list[ClientId] = []
+    answered: list[ClientId] = msgspec.field(default_factory=list)
+
+    def reply_limit(self, _shell: ServerShell) -> int:
+        """Largest header of a reply, in bytes."""
+        return wire.HEADER_LIMIT
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """Requests of this phase."""
@@ -82,7 +88,13 @@ class Phase(msgspec.Struct, tag=True, kw_only=True):
 
     def present(self) -> tuple[ClientId, ...]:
         """Who answered, in the order of the request list."""
-        return tuple(party for party in self.expected if party in self.answered)
+        answered = set(self.answered)
+        return tuple(party for party in self.expected if party in answered)
+
+    def absent(self) -> tuple[ClientId, ...]:
+        """Who did not answer, in the order of the request list."""
+        answered = set(self.answered)
+        return tuple(party for party in self.expected if party not in answered)
 
     def require(self, number: int) -> tuple[ClientId, ...]:
         """Who answered, if that is enough.
@@ -115,6 +127,9 @@ class ServerShell(ServerSession):
         parameters.validate()
         if parameters.roster_hash != roster.digest():
             raise UsageError("roster: its hash is not the one in the parameters")
+        for party in parameters.cohort:
+            if party not in roster or roster.member(party).revoked:
+                raise UsageError(f"cohort: {party!r} is not in good standing in the roster")
         self._parameters = parameters
         self.session_id: SessionId = parameters.session_id()
         self.roster = roster
@@ -122,8 +137,10 @@ class ServerShell(ServerSession):
         self._faults: list[Fault] = []
         self._faults_of_phase = 0
         self._result: Aggregate | None = None
-        self._failed: ProtocolError | None = None
+        self._failed = False
         self._phase = phase
+        self._uploads: dict[ClientId, _SpooledUpload] = {}
+        self.faults_omitted = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id.hex()[:16]}, {self.phase or 'closed'})"
@@ -151,10 +168,16 @@ class ServerShell(ServerSession):
     def begin(self, header: bytes) -> Upload:
         """See `ServerSession.begin`."""
         try:
-            return _SpooledUpload(self, self._receive(header))
+            received = self._receive(header)
         except PeerFault as fault:
             self.record(fault, "", header)
             raise
+        party = ClientId(received.message.party)
+        older = self._uploads.get(party)
+        if older is not None:
+            older.supersede()
+        upload = self._uploads[party] = _SpooledUpload(self, received)
+        return upload
 
     def ready(self) -> bool:
         """See `ServerSession.ready`."""
@@ -165,10 +188,12 @@ class ServerShell(ServerSession):
         """See `ServerSession.close_phase`."""
         self._require_open()
         phase = self._phase
+        for upload in list(self._uploads.values()):
+            upload.abort()
         try:
             following = phase.close(self)
-        except ProtocolError as failure:
-            self._failed = failure
+        except BaseException:  # it may have left a sum half unmasked: never give a wrong one
+            self._failed = True
             raise
         if isinstance(following, Aggregate):
             self._result = following
@@ -176,9 +201,7 @@ class ServerShell(ServerSession):
             self._phase = following
         faults = tuple(self._faults[self._faults_of_phase :])
         self._faults_of_phase = len(self._faults)
-        present = phase.present()
-        dropped = tuple(party for party in phase.expected if party not in phase.answered)
-        return PhaseSummary(phase.name, present, dropped, faults, self.phase)
+        return PhaseSummary(phase.name, phase.present(), phase.absent(), faults, self.phase)
 
     def result(self, out: Words | None = None) -> Aggregate:
         """See `ServerSession.result`."""
@@ -202,7 +225,11 @@ class ServerShell(ServerSession):
         self._require_open()
         return msgspec.msgpack.encode(
             _Saved(
-                self._parameters.to_bytes(), msgspec.msgpack.encode(self._phase), self._faults, self._faults_of_phase
+                self._parameters.to_bytes(),
+                msgspec.msgpack.encode(self._phase),
+                self._faults,
+                self._faults_of_phase,
+                self.faults_omitted,
             )
         )
 
@@ -211,29 +238,32 @@ class ServerShell(ServerSession):
         """Continue a saved session.
 
         :param phases: union of the protocol's phases.
+        :raises PeerFault: MALFORMED, this version did not save it.
+        :raises UsageError: another roster.
         """
-        saved = msgspec.msgpack.decode(blob, type=_Saved)
-        phase: Phase = msgspec.msgpack.decode(saved.phase, type=phases)
+        saved = wire.decode_saved(blob, _Saved)
+        phase: Phase = wire.decode_saved(saved.phase, phases)
         session = cls(SessionParameters.from_bytes(saved.parameters), roster, phase, spool=spool)
         session._faults, session._faults_of_phase = saved.faults, saved.faults_of_phase
+        session.faults_omitted = saved.faults_omitted
         return session
 
     # -- the machinery -------------------------------------------------------------------------------------------------
 
     def _over(self) -> bool:
-        return self._result is not None or self._failed is not None
+        return self._result is not None or self._failed
 
     def _require_open(self) -> None:
         if self._over():
             raise UsageError("the session is over")
 
     def _receive(self, header: bytes) -> Received:
-        """Check a reply's header: type, session, phase, sender (rules SV-1 to SV-5)."""
+        """Check a reply's header: type, session, phase, sender."""
         phase = self._phase
         protocol, kind = wire.peek_kind(header)
         if self._over() or (protocol, kind) != (self._parameters.protocol, phase.reply.KIND):
             raise PeerFault(FaultReason.WRONG_PHASE, f"message type {kind!r}", rule="SV-1", phase=phase.name)
-        message = wire.decode(header, phase.reply)
+        message = wire.decode(header, phase.reply, limit=phase.reply_limit(self))
         if message.session_id != self.session_id or message.suite != self._parameters.suite:
             raise PeerFault(FaultReason.WRONG_SESSION, "another session id or suite", rule="SV-2", phase=phase.name)
         party = ClientId(message.party)
@@ -246,7 +276,7 @@ class ServerShell(ServerSession):
         return Received(message, header, self.new_spool())
 
     def verify(self, received: Received, phase: str, content: bytes, trailer: bytes) -> Verified:
-        """Check a reply's signature (rule SV-5).
+        """Check a reply's signature.
 
         :raises PeerFault: BAD_SIGNATURE.
         """
@@ -259,33 +289,39 @@ class ServerShell(ServerSession):
 
     def take(self, received: Received, phase: Phase, content: bytes, trailer: bytes) -> None:
         """Verify a whole reply and fold it into its phase."""
-        if phase is not self._phase or self._over():
-            raise PeerFault(FaultReason.WRONG_PHASE, "the phase was closed", rule="SV-1", phase=phase.name)
-        party = ClientId(received.message.party)
-        if party in phase.answered:
-            raise PeerFault(FaultReason.ALREADY_ANSWERED, f"by {party!r}", rule="SV-4", phase=phase.name)
         reply = self.verify(received, phase.name, content, trailer)
         try:
             phase.accept(self, reply)
-        except ClientFault:
+        except PeerFault as fault:  # raised before anything is changed
+            raise own_fault(reply.party, fault) from None
+        except BaseException:  # it may have left a vector half added: never give a wrong sum
+            self._failed = True
             raise
-        except PeerFault as fault:
-            raise own_fault(party, fault) from None
-        phase.answered.append(party)
+        phase.answered.append(reply.party)
+
+    def forget(self, party: ClientId) -> None:
+        """Drop the party's open upload from the books."""
+        self._uploads.pop(party, None)
 
     def record(self, fault: PeerFault, party: str, *evidence: bytes) -> None:
-        """Keep a fault with its evidence, up to `MAXIMUM_FAULTS`."""
+        """Keep a fault, up to `MAXIMUM_FAULTS`.
+
+        :param party: who it claims to come from, unless the fault proves it.
+        :param evidence: header, digest of the chunks and trailer of the reply, as far as they came in.
+        """
         if len(self._faults) >= MAXIMUM_FAULTS:
+            self.faults_omitted += 1
             return
+        proven = isinstance(fault, ClientFault)
         self._faults.append(
             Fault(
                 fault.client if isinstance(fault, ClientFault) else party,
-                isinstance(fault, ClientFault),
+                proven,
                 fault.phase or self._phase.name,
                 fault.reason,
                 fault.detail,
                 fault.rule,
-                tuple(item[:EVIDENCE_BYTES] for item in evidence),
+                tuple(item if proven else item[:UNPROVEN_EVIDENCE_BYTES] for item in evidence),
             )
         )
 
@@ -296,10 +332,12 @@ class _SpooledUpload(Upload):
     def __init__(self, shell: ServerShell, received: Received) -> None:
         self._shell = shell
         self._received = received
+        self._party = ClientId(received.message.party)
         self._phase = shell._phase
         self._content = ContentDigest()
         self._next = 0
         self._open = True
+        self._ended: PeerFault | None = None
 
     def write(self, chunk: Chunk) -> None:
         """See `Upload.write`."""
@@ -309,7 +347,13 @@ class _SpooledUpload(Upload):
             if not self._phase.vector or self._next >= parameters.chunk_count():
                 raise PeerFault(FaultReason.CHUNK_LENGTH, "more chunks than agreed on", rule="SV-6")
             entries = parameters.chunk_entries(self._next)
-            payload = unframe(chunk, self._next, packed_size(entries, parameters.modulus_bits))
+            try:
+                payload = unframe(chunk, self._next, packed_size(entries, parameters.modulus_bits))
+                if self._next == parameters.chunk_count() - 1:
+                    # Only the last chunk has padding that may be wrong: look before anything is added.
+                    unpack(payload, entries, parameters.modulus_bits)
+            except PeerFault as fault:
+                raise PeerFault(fault.reason, fault.detail, rule="SV-7") from None
             self._content.update(chunk)
             self._received.spool.append(bytes(payload))
             self._next += 1
@@ -317,31 +361,45 @@ class _SpooledUpload(Upload):
     def commit(self, trailer: bytes) -> None:
         """See `Upload.commit`."""
         self._require_open()
-        with self._guarded(trailer):
+        content = self._content.digest()
+        with self._guarded(content, trailer):
             expected = self._shell.parameters.chunk_count() if self._phase.vector else 0
             if self._next != expected:
-                raise PeerFault(FaultReason.CHUNK_LENGTH, f"{self._next} chunks of {expected}", rule="SV-7")
-            self._shell.take(self._received, self._phase, self._content.digest(), trailer)
+                raise PeerFault(FaultReason.CHUNK_LENGTH, f"{self._next} chunks of {expected}", rule="SV-8")
+            self._shell.take(self._received, self._phase, content, trailer)
         self.abort()
 
     def abort(self) -> None:
         """See `Upload.abort`."""
-        self._open = False
-        self._received.spool.discard()
+        if self._open:
+            self._open = False
+            self._received.spool.discard()
+            self._shell.forget(self._party)
+
+    def supersede(self) -> None:
+        """Make room for a newer upload of the same party; the next call to this one says so."""
+        self.abort()
+        detail = f"a newer upload of {self._party!r} took its place"
+        self._ended = PeerFault(FaultReason.DUPLICATE_PARTY, detail, rule="SV-9", phase=self._phase.name)
+        self._shell.record(self._ended, self._party, self._received.header)
 
     def _require_open(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+        if not self._open and (self._phase is not self._shell._phase or self._shell._over()):
+            raise PeerFault(FaultReason.WRONG_PHASE, "the phase was closed", rule="SV-1", phase=self._phase.name)
         if not self._open:
             raise UsageError("the upload is over")
 
     @contextmanager
-    def _guarded(self, *trailer: bytes) -> Iterator[None]:
+    def _guarded(self, *evidence: bytes) -> Iterator[None]:
         """End the upload on its first fault and keep the evidence."""
         try:
             yield
         except PeerFault as fault:
             self.abort()
             fault.phase = fault.phase or self._phase.name
-            self._shell.record(fault, self._received.message.party, self._received.header, *trailer)
+            self._shell.record(fault, self._party, self._received.header, *evidence)
             raise
         except BaseException:
             self.abort()
@@ -355,3 +413,4 @@ class _Saved(msgspec.Struct, frozen=True):
     phase: bytes
     faults: list[Fault]
     faults_of_phase: int
+    faults_omitted: int

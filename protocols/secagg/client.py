@@ -1,7 +1,7 @@
 """The client's side of SecAgg: one state per phase, one function per transition.
 
-Each function checks the request (rules SA-4 to SA-26, listed in docs/reference/rules.md), then yields the next state and
-the answer. Once-only answers, signatures and saving are `protocols.party`'s.
+Each function checks the request (rules SA-4 to SA-26, listed in docs/reference/rules.md), then yields the next state
+and the answer. Once-only answers, signatures and saving are `protocols.party`'s.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class SecAggClient(PartyShell[States]):
         reply = m.MaskedInputReply(*m.opening_fields(self.session_id, m.MaskedInputReply), self.identity.id)
         return Answer(Masked(state.root, received), reply, masked_chunks(self.parameters, needed(vector), masks))
 
-    def _open_shares(self, state: Shared, request: m.MaskedInputRequest) -> tuple[m.SealedShares, ...]:
+    def _open_shares(self, state: Shared, request: m.MaskedInputRequest) -> tuple[HeldShares, ...]:
         senders = [item.index for item in request.shares]
         self._check_list(senders, m.MASKED_INPUT, "SA-12")
         advertised = {item.index for item in state.advertisements}
@@ -311,7 +311,7 @@ class SecAggClient(PartyShell[States]):
 
 
 class _ShareSeals(HoldsSecret):
-    """Seals and opens pairs of shares: a key of its own for each direction of each pair (rule SA-11: a bad peer key)."""
+    """Seals and opens pairs of shares, under a key of its own for each direction of each pair."""
 
     __slots__ = ("_client", "_own", "_peers", "_root")
 

@@ -49,7 +49,7 @@ def masked_chunks(
 ) -> Iterator[Chunk]:
     """Mask a vector and pack it to exactly b bits an entry, frame by frame.
 
-    :raises UsageError: an entry of 2^b or more.
+    :raises UsageError: an entry of 2^b or more; a source that yields another length or dtype.
     """
     bits = parameters.modulus_bits
     dtype = word_dtype(bits)
@@ -57,6 +57,10 @@ def masked_chunks(
         start = index * parameters.chunk_length
         entries = parameters.chunk_entries(index)
         source = vector.read(start, start + entries)
+        if source.shape != (entries,) or source.dtype.kind != "u":
+            raise UsageError(
+                f"vector: chunk {index} is {source.dtype}{list(source.shape)}; expected {entries} unsigned"
+            )
         if source.dtype.itemsize * 8 > bits and int(source.max()) >> bits:
             raise UsageError(f"vector: an entry of chunk {index} does not fit into {bits} bits")
         words = source.astype(dtype)

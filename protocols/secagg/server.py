@@ -14,8 +14,8 @@ from protocols.identity import ClientId
 from protocols.primitives.bitpack import unpack
 from protocols.primitives.prg import MaskStream
 from protocols.primitives.ring import word_dtype
-from protocols.primitives.sealing import SealingKeyPair, agree
-from protocols.primitives.shamir import reconstruct, unpack_share, unpack_shares
+from protocols.primitives.sealing import SEAL_BYTES, SealingKeyPair, agree
+from protocols.primitives.shamir import SHARE_BYTES, reconstruct, unpack_share, unpack_shares
 from protocols.secagg import messages as m
 from protocols.secagg.client import least_contributors, quorum
 from protocols.secagg.graph import CompleteGraph
@@ -25,6 +25,11 @@ from protocols.shape import Aggregate, Request, Words
 from protocols.signed import ReplyMessage
 
 __all__ = ["PHASES", "AdvertiseKeys", "ConsistencyCheck", "MaskedInput", "ShareKeys", "Unmask"]
+
+REPLY_BYTES = 512
+REPLY_BYTES_PER_CLIENT = 128
+"""Bounds on the header of a reply: opening fields, names and keys; a pair of sealed shares with its framing."""
+SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
 
 # Any clamped scalar sends a point of low order to zero, and only such a point: a constant serves to test for it.
 _PROBE = SealingKeyPair(bytes(31) + b"\x40")
@@ -45,13 +50,21 @@ class Sharing(msgspec.Struct, frozen=True):
     """Seed commitment of every client that shared, by index."""
 
 
-class AdvertiseKeys(Phase):
+class _Phase(Phase):
+    """What the phases have in common."""
+
+    def reply_limit(self, shell: ServerShell) -> int:
+        """A reply holds at most one pair of sealed shares a client."""
+        return REPLY_BYTES + REPLY_BYTES_PER_CLIENT * len(shell.parameters.cohort)
+
+
+class AdvertiseKeys(_Phase):
     """Phase 0: collect everybody's fresh public keys."""
 
     name: ClassVar[str] = m.ADVERTISE_KEYS
     reply: ClassVar[type[ReplyMessage]] = m.AdvertiseKeysReply
 
-    advertisements: dict[int, m.Advertisement] = {}
+    advertisements: dict[int, m.Advertisement] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """The parameters, the same for all."""
@@ -84,15 +97,15 @@ class AdvertiseKeys(Phase):
         return ShareKeys(expected=present, keys=keys)
 
 
-class ShareKeys(Phase):
+class ShareKeys(_Phase):
     """Phase 1: collect the sealed shares."""
 
     name: ClassVar[str] = m.SHARE_KEYS
     reply: ClassVar[type[ReplyMessage]] = m.ShareKeysReply
 
     keys: Keys
-    commitments: dict[int, bytes] = {}
-    shares: dict[int, tuple[m.SealedShares, ...]] = {}
+    commitments: dict[int, bytes] = msgspec.field(default_factory=dict)
+    shares: dict[int, tuple[m.SealedShares, ...]] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """All advertisements and T0, the same for all."""
@@ -108,6 +121,9 @@ class ShareKeys(Phase):
         expected = [holder for holder in holders if holder != index]
         if [item.index for item in message.shares] != expected:
             raise PeerFault(FaultReason.WRONG_PARTY, "shares are not for the holders", rule="SS-3", phase=self.name)
+        if any(len(item.ciphertext) != SEALED_BYTES for item in message.shares):
+            detail = f"sealed shares have {SEALED_BYTES} bytes"
+            raise PeerFault(FaultReason.BAD_SHARE, detail, rule="SS-9", phase=self.name)
         self.commitments[index] = message.seed_commitment
         self.shares[index] = message.shares
 
@@ -125,7 +141,7 @@ class ShareKeys(Phase):
         return MaskedInput(expected=present, sharing=sharing, inbox=shares, accumulator=accumulator)
 
 
-class MaskedInput(Phase):
+class MaskedInput(_Phase):
     """Phase 2: fold the masked vectors into one accumulator."""
 
     name: ClassVar[str] = m.MASKED_INPUT
@@ -147,12 +163,8 @@ class MaskedInput(Phase):
         """Add a verified vector, chunk by chunk."""
         parameters = shell.parameters
         bits = parameters.modulus_bits
-        chunks = list(reply.spool.chunks())
-        last = len(chunks) - 1
-        # Only the last chunk has padding that may be wrong: look before anything is added.
-        unpack(chunks[last], parameters.chunk_entries(last), bits)
         total = _words(shell, self.accumulator)
-        for index, chunk in enumerate(chunks):
+        for index, chunk in enumerate(reply.spool.chunks()):
             start = index * parameters.chunk_length
             entries = parameters.chunk_entries(index)
             part = total[start : start + entries]
@@ -164,7 +176,7 @@ class MaskedInput(Phase):
         return ConsistencyCheck(expected=present, sharing=self.sharing, accumulator=self.accumulator)
 
 
-class ConsistencyCheck(Phase):
+class ConsistencyCheck(_Phase):
     """Phase 3: have the contributors certified."""
 
     name: ClassVar[str] = m.CONSISTENCY_CHECK
@@ -172,7 +184,7 @@ class ConsistencyCheck(Phase):
 
     sharing: Sharing
     accumulator: bytearray
-    signatures: dict[int, bytes] = {}
+    signatures: dict[int, bytes] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """The contributors, the same for all."""
@@ -199,7 +211,7 @@ class ConsistencyCheck(Phase):
         )
 
 
-class Unmask(Phase):
+class Unmask(_Phase):
     """Phase 4: collect shares, rebuild what is needed to take the masks out, and nothing else."""
 
     name: ClassVar[str] = m.UNMASK
@@ -209,7 +221,7 @@ class Unmask(Phase):
     accumulator: bytearray
     contributors: tuple[int, ...]
     signatures: dict[int, bytes]
-    shares: dict[int, tuple[bytes, ...]] = {}
+    shares: dict[int, tuple[bytes, ...]] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """The contributors and the signatures over them, the same for all."""
@@ -233,7 +245,7 @@ class Unmask(Phase):
     def close(self, shell: ServerShell) -> Aggregate:
         """Rebuild the seeds of contributors and the masking keys of dropouts; unmask.
 
-        :raises PeerFault: BAD_SECRET, a rebuilt secret does not fit what its owner committed to.
+        :raises PeerFault: BAD_SECRET, no shares at hand rebuild a secret that fits what its owner committed to.
         """
         self.require(shell.parameters.threshold)
         secrets = self._reconstruct(shell)
@@ -252,38 +264,64 @@ class Unmask(Phase):
         )
 
     def _reconstruct(self, shell: ServerShell) -> dict[int, bytes]:
-        """Secret of each client that shared: seed of a contributor, masking key of a dropout."""
-        holders = CompleteGraph(tuple(item.index for item in self.sharing.keys.advertisements)).holders(0)
-        chosen = sorted(self.shares)[: shell.parameters.threshold]
-        points = [1 + holders.index(holder) for holder in chosen]
+        """Secret of each client that shared: seed of a contributor, masking key of a dropout.
+
+        With more shares than needed, one bad holder is found by leaving each out in turn.
+        """
         owners = sorted(self.sharing.commitments)
-        try:
-            shares = [unpack_shares(b"".join(self.shares[holder]), len(owners)) for holder in chosen]
-            values = reconstruct(points, np.stack(shares))
-        except PeerFault as fault:
-            raise PeerFault(fault.reason, fault.detail, rule="SS-7", phase=self.name) from None
-        secrets = dict(zip(owners, values, strict=True))
-        public = {item.index: item.masking_key for item in self.sharing.keys.advertisements}
-        for owner, secret in secrets.items():
-            party = shell.parameters.client(owner)
-            if owner in self.contributors:
-                fits = seed_commitment(secret, shell.session_id, owner) == self.sharing.commitments[owner]
-            else:
-                fits = SealingKeyPair(secret).public == public[owner]
-            if not fits:
-                detail = (
-                    f"of client {party!r}; it, or one of the holders {[str(c) for c in self._names(shell, chosen)]}"
-                )
-                raise PeerFault(FaultReason.BAD_SECRET, detail, rule="SS-8", phase=self.name)
+        responders = sorted(self.shares)
+        chosen, spare = responders[: shell.parameters.threshold], responders[shell.parameters.threshold :]
+        secrets = self._rebuild(shell, owners, chosen)
+        missing = [owner for owner in owners if owner not in secrets]
+        if missing and spare:
+            for suspect in chosen:
+                others = [holder for holder in chosen if holder != suspect] + spare[:1]
+                if self._rebuild(shell, missing[:1], others):
+                    secrets |= self._rebuild(shell, missing, others)
+                    detail = f"share of {self._names(shell, missing)}; its holder or the one who dealt it is at fault"
+                    fault = PeerFault(FaultReason.BAD_SHARE, detail, rule="SS-7", phase=self.name)
+                    shell.record(fault, shell.parameters.client(suspect))
+                    break
+        missing = [owner for owner in owners if owner not in secrets]
+        if missing:
+            detail = f"of {self._names(shell, missing)}; they, or one of the holders {self._names(shell, chosen)}"
+            raise PeerFault(FaultReason.BAD_SECRET, detail, rule="SS-8", phase=self.name)
+        return {owner: secrets[owner] for owner in owners}
+
+    def _rebuild(self, shell: ServerShell, owners: list[int], chosen: list[int]) -> dict[int, bytes]:
+        """The secrets of `owners` that these holders' shares give, as far as they fit."""
+        holders = CompleteGraph(tuple(item.index for item in self.sharing.keys.advertisements)).holders(0)
+        points = [1 + holders.index(holder) for holder in chosen]
+        rows = [sorted(self.sharing.commitments).index(owner) for owner in owners]
+        shares = np.stack(
+            [unpack_shares(b"".join(self.shares[holder]), len(self.sharing.commitments)) for holder in chosen]
+        )
+        secrets = {}
+        for owner, row in zip(owners, rows, strict=True):
+            try:
+                (secret,) = reconstruct(points, shares[:, row : row + 1])
+            except PeerFault:  # no secret: it does not fit
+                continue
+            if self._fits(shell, owner, secret):
+                secrets[owner] = secret
         return secrets
 
-    def _names(self, shell: ServerShell, indices: list[int]) -> tuple[ClientId, ...]:
-        return tuple(shell.parameters.client(index) for index in indices)
+    def _fits(self, shell: ServerShell, owner: int, secret: bytes) -> bool:
+        """Whether a rebuilt secret is the one that its owner committed to, or advertised the public key of."""
+        if owner in self.contributors:
+            return seed_commitment(secret, shell.session_id, owner) == self.sharing.commitments[owner]
+        return SealingKeyPair(secret).public == self._masking_keys()[owner]
+
+    def _masking_keys(self) -> dict[int, bytes]:
+        return {item.index: item.masking_key for item in self.sharing.keys.advertisements}
+
+    def _names(self, shell: ServerShell, indices: list[int]) -> str:
+        return ", ".join(repr(str(shell.parameters.client(index))) for index in indices)
 
     def _masks(self, shell: ServerShell, secrets: dict[int, bytes]) -> Iterator[tuple[MaskStream, int]]:
         """Every mask that is left in the sum, with the sign with which it went in."""
         bits, root = shell.parameters.modulus_bits, self.sharing.keys.root
-        public = {item.index: item.masking_key for item in self.sharing.keys.advertisements}
+        public = self._masking_keys()
         for owner, secret in secrets.items():
             if owner in self.contributors:
                 yield MaskStream(self_mask_key(secret, root, owner), bits), 1

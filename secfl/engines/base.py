@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from protocols.errors import SecflError
 from protocols.shape import Aggregate, Chunk, Reply, ServerSession
@@ -59,8 +59,8 @@ class Carried:
 class Engine(Protocol):
     """Carries the messages of one session between a server and its parties."""
 
-    name: str
-    simulation: bool
+    name: ClassVar[str]
+    simulation: ClassVar[bool]
     """Whether all parties share one process, so that nobody is protected from anybody."""
 
     def run_session(self, server: ServerSession, context: bytes) -> Carried:

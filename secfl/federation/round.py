@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols import secagg
-from protocols.errors import SecflError
+from protocols.errors import EncodingError, SecflError
 from protocols.identity import Roster
 from protocols.session import SessionParameters
 from protocols.shape import Entropy
@@ -83,21 +83,24 @@ class RoundPlan:
         context = state.astype("<f4").tobytes()
         parameters = self.parameters(number, attempt, context, entropy)
         carried = engine.run_session(secagg.server(parameters, self.roster), context)
-        mean = None
+        mean, failure = None, carried.failure
         contributors: tuple[str, ...] = ()
         checks: tuple[str, ...] = ()
         if carried.aggregate is not None:
             contributors = tuple(map(str, carried.aggregate.contributors))
             checks = carried.aggregate.checks
             weight = sum(self.weights[party] for party in contributors)
-            mean = decode_mean(carried.aggregate.sum, self.scheme, weight, layout=self.update_layout)
+            try:
+                mean = decode_mean(carried.aggregate.sum, self.scheme, weight, layout=self.update_layout)
+            except EncodingError as error:  # a sum that these contributors cannot have sent: nothing to use
+                failure = error
         return RoundOutcome(
             number=number,
             attempt=attempt,
             session=parameters.session_id().hex(),
             model_hash=parameters.context_hash.hex(),
             mean=mean,
-            failure=carried.failure,
+            failure=failure,
             contributors=contributors,
             checks=checks,
             phases=carried.phases,

@@ -34,7 +34,7 @@ class AccountantContract:
         assert tuple(round(self.epsilon(event), 2) for event in events) == self.reference
 
     def test_never_below_the_exact_epsilon_of_the_gaussian_mechanism(self) -> None:
-        # 50 releases at noise multiplier 5 are one at mu = sqrt(50) / 5; delta(epsilon) in closed form (Balle, Wang 2018).
+        # 50 releases at noise multiplier 5 are one at mu = sqrt(50) / 5; delta(epsilon): Balle, Wang 2018.
         mu = 50**0.5 / 5
 
         def excess(epsilon: float) -> float:

@@ -24,7 +24,7 @@ from secfl.privacy.events import SampledGaussian
 from secfl.privacy.ledger import LedgerSummary, ReleaseState, verify
 
 CHARGED = (ReleaseState.SENDING, ReleaseState.COMMITTED)
-# The system calls of one append, in order: line written, made durable; mark written, durable, in place, directory durable.
+# The system calls of one append: line written, durable; mark written, durable, in place, directory durable.
 CALLS_OF_AN_APPEND = ["write", "fsync", "write", "fsync", "replace", "fsync"]
 
 
@@ -56,7 +56,7 @@ def in_child(work: Callable[[], None]) -> int:
         try:
             work()
             os._exit(0)
-        except BaseException:
+        finally:
             os._exit(70)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -192,7 +192,7 @@ class TestKilled:
                     work(life * 10_000)
                 finally:
                     os._exit(70)
-            time.sleep(random.uniform(0.01, 0.08))
+            time.sleep(random.uniform(0.05, 0.4))
             os.kill(child, signal.SIGKILL)
             killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
             charged = [r.reservation.release_id for r in verify(path, KEY.public).releases if r.state in CHARGED]

@@ -1,0 +1,47 @@
+# make run   trains the heart example and names the report it wrote
+# make test  lints, types, tests
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check tests test-slow coverage format clean
+
+run: $(VENV)/.run
+	$(BIN)/secfl run examples/heart/config.toml
+
+test: check tests
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+tests: $(VENV)/.dev
+	$(BIN)/pytest -n 2
+
+# Statistical tests, long fuzzing, many processes.
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -n 2 -m slow
+
+coverage: $(VENV)/.dev
+	$(BIN)/pytest tests/protocols tests/attacks --cov=protocols --cov-report=term-missing
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[train,report]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[train,report,dev]"
+	touch $@

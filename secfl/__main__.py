@@ -1,0 +1,5 @@
+"""`python -m secfl`."""
+
+from secfl.cli import main
+
+main()
