@@ -8,6 +8,7 @@ little from run to run. Exact AUCs on holdout records are releases: those record
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ from secfl.training import (
     pooled_metric,
 )
 
-TASK = Path(__file__).parents[1] / "examples" / "heart" / "model.py"
-# Public: 75 % of the number of patients that the data set's documentation gives for each hospital.
-NOMINAL_SIZES = {"cleveland": 227, "hungarian": 220, "switzerland": 92, "va": 150}
-ROUNDS, LOCAL_STEPS = 10, 4
-SAMPLING_RATE, CLIP_NORM, LEARNING_RATE = 0.5, 1.0, 0.5
-DELTA = 1e-5
+EXAMPLE = Path(__file__).parents[1] / "examples" / "heart"
+CONFIG = tomllib.loads((EXAMPLE / "config.toml").read_text())
+NOMINAL_SIZES = {silo["name"]: silo["nominal_size"] for silo in CONFIG["silo"]}
+ROUNDS, LOCAL_STEPS = CONFIG["run"]["rounds"], CONFIG["training"]["steps_per_round"]
+SAMPLING_RATE, CLIP_NORM = CONFIG["training"]["sampling_rate"], CONFIG["training"]["clip_norm"]
+LEARNING_RATE, DELTA = CONFIG["training"]["learning_rate"], CONFIG["privacy"]["delta"]
 PLAIN = PlainSettings(batch_size=64, learning_rate=0.5)
 PLAIN_STEPS = 16
 
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, nargs="*", default=[1.0, 3.0, 8.0])
     parser.add_argument("--splits", type=int, default=10)
     options = parser.parse_args()
-    task, everyone = load_task(TASK), tuple(NOMINAL_SIZES)
+    task, everyone = load_task(EXAMPLE / "model.py"), tuple(NOMINAL_SIZES)
     for epsilon in options.epsilon:
         z = noise_multiplier_for(epsilon, DELTA, SAMPLING_RATE, ROUNDS * LOCAL_STEPS)
         show(f"epsilon {epsilon:g} (z = {z:.2f})", task, options.splits, z, everyone)

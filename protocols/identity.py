@@ -95,6 +95,11 @@ class Roster:
     def __repr__(self) -> str:
         return f"Roster({len(self)} members, {self.digest().hex()[:16]})"
 
+    def in_good_standing(self, party: str) -> bool:
+        """Whether a party is in the roster and not revoked."""
+        found = self._members.get(ClientId(party))
+        return found is not None and not found.revoked
+
     def member(self, party: str) -> Member:
         """The line of a party in good standing.
 

@@ -118,7 +118,8 @@ class PartyShell(PartySession, Generic[StateT]):
         store: OnceStore,
         spool: Callable[[], Spool] = MemorySpool,
     ) -> None:
-        if identity.id in roster and roster.member(identity.id).identity_key != identity.signing_key.public:
+        known = roster.in_good_standing(identity.id)
+        if known and roster.member(identity.id).identity_key != identity.signing_key.public:
             raise UsageError(f"roster: it has another identity key for {identity.id!r}")
         self.identity = identity
         self.roster = roster

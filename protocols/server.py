@@ -128,7 +128,7 @@ class ServerShell(ServerSession):
         if parameters.roster_hash != roster.digest():
             raise UsageError("roster: its hash is not the one in the parameters")
         for party in parameters.cohort:
-            if party not in roster or roster.member(party).revoked:
+            if not roster.in_good_standing(party):
                 raise UsageError(f"cohort: {party!r} is not in good standing in the roster")
         self._parameters = parameters
         self.session_id: SessionId = parameters.session_id()

@@ -180,7 +180,7 @@ class ClientPolicy:
         if parameters.roster_hash != roster.digest():
             raise refuse("roster hash", parameters.roster_hash.hex()[:16], roster.digest().hex()[:16], rule="SP-3")
         for party in parameters.cohort:
-            if party not in roster or roster.member(party).revoked:
+            if not roster.in_good_standing(party):
                 raise refuse("cohort", party, "clients of the pinned roster in good standing", rule="SP-4")
         if size < self.minimum_cohort:
             raise refuse("cohort size", size, f"at least {self.minimum_cohort}", rule="SP-5")

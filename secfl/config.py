@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from protocols.errors import ConfigError
+from protocols.errors import ConfigError, PrivacyError
+from protocols.secagg import messages as secagg
+from protocols.session import default_collusion_bound, majority_threshold
+from secfl.config_messages import describe_problem
+from secfl.privacy.budget import check_delta
 
 __all__ = [
     "Aggregation",
@@ -19,17 +23,42 @@ __all__ = [
     "Model",
     "Privacy",
     "Run",
+    "Server",
     "SiloSettings",
     "Training",
     "load_config",
+    "parse_config",
 ]
 
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Item = TypeVar("Item")
+PositiveFloat = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Array = Annotated[tuple[Item, ...], Strict(False)]
+"""What TOML gives as a list. Its items are as strict as everything else."""
+
+PHASES = {
+    "secagg": (
+        secagg.ADVERTISE_KEYS,
+        secagg.SHARE_KEYS,
+        secagg.MASKED_INPUT,
+        secagg.CONSISTENCY_CHECK,
+        secagg.UNMASK,
+    )
+}
+"""Names of each protocol's phases."""
+
+_OPTIMISER_KEYS = {
+    "momentum": ("sgd",),
+    "beta1": ("adam", "yogi"),
+    "beta2": ("adam", "yogi"),
+    "tau": ("adam", "yogi"),
+}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Strict: a string is never taken for a number, nor a number for a truth value.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Run(_Section):
@@ -39,14 +68,16 @@ class Run(_Section):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Splits of the data and initial weights; never noise, sampling or masks."""
-    output: str = "runs"
+    reproducible: bool = False
+    """Batch order and rounding follow from the seed, so that a run repeats bit for bit. Only without privacy."""
+    output: Text = "runs"
     """Directory of the results, relative to the working directory."""
 
 
 class Model(_Section):
     """The user's Python file, relative to the configuration."""
 
-    file: str = "model.py"
+    file: Text = "model.py"
 
 
 class SiloSettings(_Section):
@@ -71,11 +102,16 @@ class Training(_Section):
     """Left out: the smallest that fits the budget over all rounds."""
     grad_sample: Literal["hooks", "ghost"] = "hooks"
     max_physical_batch: Annotated[int, Field(ge=1)] | None = None
+    proximal: Annotated[float, Field(ge=0)] = 0.0
+    """FedProx (Li et al. 2020): weight mu of the pull towards the global model; 0 for none."""
 
     @model_validator(mode="after")
-    def _needs_clip(self) -> Training:
+    def _fits_the_mode(self) -> Training:
         if self.mode == "local-dp-sgd" and self.clip_norm is None:
-            raise ValueError("clip_norm is required with mode local-dp-sgd")
+            raise ConfigError("training.clip_norm", "missing", "a number > 0, required with mode local-dp-sgd")
+        for key in ("clip_norm", "noise_multiplier"):
+            if self.mode == "none" and getattr(self, key) is not None:
+                raise ConfigError(f"training.{key}", "mode none neither clips nor adds noise", "mode local-dp-sgd")
         return self
 
 
@@ -91,11 +127,11 @@ class LedgerSettings(_Section):
     """Where the ledgers live."""
 
     kind: Literal["lifetime", "per-run"] = "lifetime"
-    """`lifetime`: one ledger per silo for the life of its data. `per-run`: a fresh one per run, for public data only."""
-    directory: str = "ledgers"
+    """`lifetime`: one ledger per silo for the life of its data. `per-run`: a fresh one a run, for public data only."""
+    directory: Text = "ledgers"
     """Directory of lifetime ledgers and identity keys, relative to the configuration."""
     lineage: Name = "records"
-    source: str = "not described"
+    source: Text = "not described"
 
 
 class Aggregation(_Section):
@@ -116,12 +152,27 @@ class Aggregation(_Section):
     """After which a phase closes without those who have not answered."""
 
 
+class Server(_Section):
+    """What the server does with the mean update, and whom it asks."""
+
+    optimiser: Literal["sgd", "adam", "yogi"] = "sgd"
+    learning_rate: PositiveFloat = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of sgd."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: PositiveFloat = 1e-3
+    """Adaptivity of adam and yogi."""
+    cohort_size: Annotated[int, Field(ge=2)] | None = None
+    """Silos asked in a round, chosen at random; None for all. Never counted as amplification of privacy."""
+
+
 class Evaluation(_Section):
     """What is measured after a round."""
 
     kind: Literal["benchmark", "none"]
     """`benchmark` declares the test records of `load_data` unprotected; the metric on them is published exactly."""
-    metric: str = "metric"
+    metric: Text = "metric"
     """Name of the metric, for people."""
 
 
@@ -129,17 +180,21 @@ class Incident(_Section):
     """Something that goes wrong on schedule, in the embedded engine only."""
 
     party: Name
-    phase: str
+    phase: Text
+    """Of the protocol."""
     round: Annotated[int, Field(ge=1)] | None = None
     """None: in every round."""
+    attempt: Annotated[int, Field(ge=0)] | None = None
+    """None: in every attempt at a round; 0 is the first."""
     kind: Literal["drop", "lose_reply", "delay"] = "drop"
     seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of a delay."""
 
 
 class Simulation(_Section):
     """What the embedded engine simulates."""
 
-    incidents: tuple[Incident, ...] = ()
+    incidents: Array[Incident] = ()
 
 
 class Config(_Section):
@@ -147,25 +202,99 @@ class Config(_Section):
 
     run: Run
     model: Model = Model()
-    silo: Annotated[tuple[SiloSettings, ...], Field(min_length=2)]
+    silo: Annotated[Array[SiloSettings], Field(min_length=2)]
     training: Training
     privacy: Privacy | None = None
     ledger: LedgerSettings = LedgerSettings()
     aggregation: Aggregation
+    server: Server = Server()
     evaluation: Evaluation
     simulation: Simulation = Simulation()
 
+    @property
+    def cohort_size(self) -> int:
+        """Silos asked in a round."""
+        return self.server.cohort_size or len(self.silo)
+
+    @property
+    def collusion_bound(self) -> int:
+        """Silos assumed to collude with the server."""
+        given = self.aggregation.collusion_bound
+        return default_collusion_bound(self.cohort_size) if given is None else given
+
+    @property
+    def minimum_contributors(self) -> int:
+        """Fewest silos in a sum; by default what hides an update among two honest ones, and three where there are."""
+        least = max(self.collusion_bound + 2, min(3, self.cohort_size))
+        return self.aggregation.minimum_contributors or least
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        names = [silo.name for silo in self.silo]
-        if len(set(names)) != len(names):
-            raise ValueError("silo: two silos have one name")
-        if (self.privacy is None) != (self.training.mode == "none"):
-            raise ValueError("privacy: given exactly when training.mode is not none")
-        for incident in self.simulation.incidents:
-            if incident.party not in names:
-                raise ValueError(f"simulation.incidents: {incident.party!r} is no silo; allowed: {', '.join(names)}")
+        self._check_silos()
+        self._check_privacy()
+        self._check_server()
+        self._check_aggregation()
+        for index, incident in enumerate(self.simulation.incidents):
+            self._check_incident(f"simulation.incidents.{index}", incident)
         return self
+
+    def _check_silos(self) -> None:
+        names = [silo.name for silo in self.silo]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ConfigError(f"silo.{index}.name", f"{name!r} is the name of another silo", "a name of its own")
+
+    def _check_privacy(self) -> None:
+        if self.privacy is None:
+            if self.training.mode != "none":
+                raise ConfigError("privacy", "missing", f"a table, required with mode {self.training.mode}")
+            return
+        if self.training.mode == "none":
+            raise ConfigError("privacy", "given, but training.mode is none", "no such table, or a private mode")
+        if self.run.reproducible:
+            problem = "noise that follows from a seed protects nobody"
+            raise ConfigError("run.reproducible", problem, "false with privacy")
+        try:
+            check_delta(self.privacy.delta, sum(silo.nominal_size for silo in self.silo))
+        except PrivacyError as error:
+            problem, _, allowed = str(error).removeprefix("delta: ").partition("; allowed: ")
+            raise ConfigError("privacy.delta", problem, allowed) from None
+
+    def _check_server(self) -> None:
+        size, silos = self.server.cohort_size, len(self.silo)
+        if size is not None and size > silos:
+            raise ConfigError("server.cohort_size", f"{size} of {silos} silos", f"2 to {silos}")
+        for key, optimisers in _OPTIMISER_KEYS.items():
+            if key in self.server.model_fields_set and self.server.optimiser not in optimisers:
+                problem = f"has no effect with optimiser {self.server.optimiser}"
+                raise ConfigError(f"server.{key}", problem, f"optimiser {' or '.join(optimisers)}")
+
+    def _check_aggregation(self) -> None:
+        aggregation, size, collusion = self.aggregation, self.cohort_size, self.collusion_bound
+        least = majority_threshold(size, collusion)
+        limits = {
+            "collusion_bound": (collusion, 0, size - 2),
+            "minimum_contributors": (aggregation.minimum_contributors, collusion + 2, size),
+            "threshold": (aggregation.threshold, least, size),
+        }
+        for key, (value, lowest, highest) in limits.items():
+            if value is not None and not lowest <= value <= highest:
+                problem = f"{value} with {size} silos in a round and collusion bound {collusion}"
+                raise ConfigError(f"aggregation.{key}", problem, f"{lowest} to {highest}")
+
+    def _check_incident(self, key: str, incident: Incident) -> None:
+        names, phases = [silo.name for silo in self.silo], PHASES[self.aggregation.protocol]
+        if incident.party not in names:
+            raise ConfigError(f"{key}.party", f"{incident.party!r} is no silo", f"one of {', '.join(names)}")
+        if incident.phase not in phases:
+            problem = f"{incident.phase!r} is no phase of {self.aggregation.protocol}"
+            raise ConfigError(f"{key}.phase", problem, f"one of {', '.join(phases)}")
+        if incident.round is not None and incident.round > self.run.rounds:
+            problem = f"{incident.round}, but the run has {self.run.rounds} rounds"
+            raise ConfigError(f"{key}.round", problem, f"1 to {self.run.rounds}")
+        if (incident.seconds > 0) != (incident.kind == "delay"):
+            problem = f"{incident.seconds:g} with kind {incident.kind}"
+            raise ConfigError(f"{key}.seconds", problem, "a number > 0 with kind delay, only there")
 
 
 def load_config(path: str | Path) -> tuple[Config, str]:
@@ -177,27 +306,24 @@ def load_config(path: str | Path) -> tuple[Config, str]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}", "a TOML file") from None
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}", "a TOML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), f"is not text: byte {error.start} is not UTF-8", "a TOML file") from None
+    return parse_config(text, str(path)), text
+
+
+def parse_config(text: str, source: str = "configuration") -> Config:
+    """A configuration from its text.
+
+    :param source: name of the text in errors.
+    :raises ConfigError: naming the key and what is allowed there.
+    """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), f"is not TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(source, f"is not TOML: {error}", "see https://toml.io") from None
     try:
-        # Strict mode takes no list for a tuple from Python objects; JSON mode reads arrays as TOML means them.
-        return Config.model_validate(values, strict=False), text
+        return Config.model_validate(values)
     except ValidationError as error:
-        raise _named(error) from None
-
-
-def _named(error: ValidationError) -> ConfigError:
-    """The first problem, with its dotted key."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "configuration"
-    context = first.get("ctx", {})
-    problem = {
-        "extra_forbidden": "unknown key",
-        "missing": "missing",
-    }.get(first["type"], first["msg"])
-    allowed = str(context.get("expected", "")) or "; ".join(f"{name} {bound}" for name, bound in context.items() if name != "error")
-    return ConfigError(key, problem, allowed)
+        raise describe_problem(Config, error) from None

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["sync_directory", "write_new", "write_whole"]
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -14,7 +14,43 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
     :raises OSError: the disk refused; the old file, if any, is as it was.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = _write_temporary(path, content, mode)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """As `write_whole`, but never in the place of another file, not even of one that appears at the same moment.
+
+    :raises FileExistsError: there is a file; it is as it was.
+    :raises OSError: the disk refused; there is no file.
+    """
+    temporary = _write_temporary(path, content, mode)
+    try:
+        path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable.
+
+    :raises OSError: as the system says.
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _write_temporary(path: Path, content: bytes, mode: int) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -22,12 +58,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    return temporary

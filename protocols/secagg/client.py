@@ -19,7 +19,14 @@ from protocols.primitives.secrecy import HoldsSecret
 from protocols.primitives.shamir import pack_share, split, unpack_share
 from protocols.secagg import messages as m
 from protocols.secagg.graph import CompleteGraph, check_complete_graph
-from protocols.secagg.masking import SEED_BYTES, masked_chunks, pairwise_mask_key, seed_commitment, self_mask_key
+from protocols.secagg.masking import (
+    SEED_BYTES,
+    check_exchange_key,
+    masked_chunks,
+    pairwise_mask_key,
+    seed_commitment,
+    self_mask_key,
+)
 from protocols.session import SessionParameters, majority_threshold
 from protocols.shape import VectorSource
 from protocols.signed import NO_CHUNKS, reply_digest
@@ -165,6 +172,9 @@ class SecAggClient(PartyShell[States]):
             digest = reply_digest(self.session_id, m.ADVERTISE_KEYS, header, NO_CHUNKS)
             with self._blame(m.SHARE_KEYS, "SA-9"):
                 self.roster.verify(party, digest, item.signature)
+        with self._blame(m.SHARE_KEYS, "SA-11"):
+            for key in keys:
+                check_exchange_key(key)
         if m.advertisements_root(self.session_id, request.advertisements) != request.root:
             raise self._fault(FaultReason.BAD_ROOT, "T0 is not theirs", "SA-10", m.SHARE_KEYS)
 
@@ -179,8 +189,7 @@ class SecAggClient(PartyShell[States]):
         public = {item.index: item.masking_key for item in state.advertisements}
         masking = SealingKeyPair(state.keys.masking_private)
         for peer in CompleteGraph(members).neighbours(self.index):
-            with self._blame(m.MASKED_INPUT, "SA-11"):
-                secret = agree(masking, public[peer])
+            secret = agree(masking, public[peer])
             stream = MaskStream(pairwise_mask_key(secret, state.root, self.index, peer), bits)
             masks.append((stream, 1 if self.index < peer else -1))
         reply = m.MaskedInputReply(*m.opening_fields(self.session_id, m.MaskedInputReply), self.identity.id)
@@ -336,8 +345,7 @@ class _ShareSeals(HoldsSecret):
         return open_sealed(key, ciphertext, self._label(sender, self._client.index))
 
     def _key(self, peer: int, sender: int, receiver: int) -> bytes:
-        with self._client._blame(m.SHARE_KEYS, "SA-11"):
-            secret = agree(self._own, self._peers[peer])
+        secret = agree(self._own, self._peers[peer])
         return direction_key(
             secret, label="secagg/share-sealing", context=(self._root,), sender=sender, receiver=receiver
         )

@@ -16,15 +16,33 @@ from protocols.primitives.bitpack import pack, packed_size
 from protocols.primitives.labels import derive_key, tagged_hash
 from protocols.primitives.prg import MaskStream, apply_masks
 from protocols.primitives.ring import reduce_in_place, word_dtype
+from protocols.primitives.sealing import SealingKeyPair, agree
 from protocols.session import SessionId, SessionParameters
 from protocols.shape import Chunk, VectorSource, Words
 from protocols.signed import frame
 
-__all__ = ["masked_chunks", "pairwise_mask_key", "remove_masks", "seed_commitment", "self_mask_key"]
+__all__ = [
+    "check_exchange_key",
+    "masked_chunks",
+    "pairwise_mask_key",
+    "remove_masks",
+    "seed_commitment",
+    "self_mask_key",
+]
 
 SEED_BYTES = 32
+# Any clamped scalar sends a point of low order to zero, and only such a point: a constant serves to test for it.
+_PROBE = SealingKeyPair(bytes(31) + b"\x40")
 STREAMS_AT_ONCE = 512
 """Bounds the cipher objects alive at a time; far more than enough to keep a chunk in cache."""
+
+
+def check_exchange_key(public: bytes) -> None:
+    """Refuse an X25519 public key with which no secret can be agreed on.
+
+    :raises PeerFault: BAD_KEY, of low order or not canonical.
+    """
+    agree(_PROBE, public)
 
 
 def self_mask_key(seed: bytes, advertised: bytes, index: int) -> bytes:

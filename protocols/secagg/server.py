@@ -19,7 +19,7 @@ from protocols.primitives.shamir import SHARE_BYTES, reconstruct, unpack_share, 
 from protocols.secagg import messages as m
 from protocols.secagg.client import least_contributors, quorum
 from protocols.secagg.graph import CompleteGraph
-from protocols.secagg.masking import pairwise_mask_key, remove_masks, seed_commitment, self_mask_key
+from protocols.secagg.masking import check_exchange_key, pairwise_mask_key, remove_masks, seed_commitment, self_mask_key
 from protocols.server import Phase, ServerShell, Verified
 from protocols.shape import Aggregate, Request, Words
 from protocols.signed import ReplyMessage
@@ -30,9 +30,6 @@ REPLY_BYTES = 512
 REPLY_BYTES_PER_CLIENT = 128
 """Bounds on the header of a reply: opening fields, names and keys; a pair of sealed shares with its framing."""
 SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
-
-# Any clamped scalar sends a point of low order to zero, and only such a point: a constant serves to test for it.
-_PROBE = SealingKeyPair(bytes(31) + b"\x40")
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -83,7 +80,7 @@ class AdvertiseKeys(_Phase):
             raise PeerFault(FaultReason.BAD_KEY, "an advertised key is repeated", rule="SS-1", phase=self.name)
         for key in (message.masking_key, message.sealing_key):
             try:
-                agree(_PROBE, key)
+                check_exchange_key(key)
             except PeerFault as fault:
                 raise PeerFault(fault.reason, fault.detail, rule="SS-2", phase=self.name) from None
         index = shell.parameters.index(reply.party)
@@ -296,15 +293,14 @@ class Unmask(_Phase):
         shares = np.stack(
             [unpack_shares(b"".join(self.shares[holder]), len(self.sharing.commitments)) for holder in chosen]
         )
-        secrets = {}
-        for owner, row in zip(owners, rows, strict=True):
-            try:
-                (secret,) = reconstruct(points, shares[:, row : row + 1])
-            except PeerFault:  # no secret: it does not fit
-                continue
-            if self._fits(shell, owner, secret):
-                secrets[owner] = secret
-        return secrets
+        try:
+            values = reconstruct(points, shares[:, rows])
+        except PeerFault:
+            # Some share is bad. Of one owner that is the answer; of several, find out whose.
+            if len(owners) == 1:
+                return {}
+            return {owner: value for one in owners for owner, value in self._rebuild(shell, [one], chosen).items()}
+        return {owner: value for owner, value in zip(owners, values, strict=True) if self._fits(shell, owner, value)}
 
     def _fits(self, shell: ServerShell, owner: int, secret: bytes) -> bool:
         """Whether a rebuilt secret is the one that its owner committed to, or advertised the public key of."""

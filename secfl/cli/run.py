@@ -12,10 +12,9 @@ from rich.table import Table
 
 from secfl.cli.console import console
 from secfl.config import Config, load_config
-from secfl.federation.run import RoundResult
 from secfl.federation.session import FinishedRun, simulate
 from secfl.report import write_report
-from secfl.report.model import RunReport
+from secfl.report.model import RoundRow, RunReport
 
 __all__ = ["run"]
 
@@ -52,17 +51,16 @@ def _with_progress(settings: Config, text: str, directory: Path, output: Path | 
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(settings.run.name, total=settings.run.rounds, note="")
 
-        def show(result: RoundResult) -> None:
-            outcome = result.outcome
-            notes = [f"round {outcome.number}: {len(outcome.contributors)} of {len(settings.silo)} silos"]
-            if outcome.failure is not None:
-                notes.append(f"attempt {outcome.attempt + 1} failed: {outcome.failure}")
-            if result.metric is not None:
-                notes.append(f"{settings.evaluation.metric} {result.metric:.3f}")
-            if result.epsilon:
-                notes.append(f"epsilon {max(result.epsilon.values()):.2f}")
+        def show(row: RoundRow) -> None:
+            notes = [f"round {row.number}: {len(row.contributors)} of {len(settings.silo)} silos"]
+            if row.failure:
+                notes.append(f"attempt {row.attempt + 1} failed: {row.failure}")
+            if row.metric is not None:
+                notes.append(f"{settings.evaluation.metric} {row.metric:.3f}")
+            if row.epsilon:
+                notes.append(f"epsilon {max(row.epsilon.values()):.2f}")
             note = ", ".join(notes)
-            progress.update(task, advance=int(outcome.mean is not None), note=note)
+            progress.update(task, advance=int(row.completed), note=note)
             if not console.is_terminal:
                 progress.console.print(note, soft_wrap=True)
 

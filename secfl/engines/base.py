@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -19,10 +19,14 @@ class Party(Protocol):
         """Answer a request, training first if the vector is needed now.
 
         :param context: what the session's context hash stands for (the global model).
+        :raises SecflError: the party refuses or cannot answer; it drops out of the phase.
         """
 
     def delivered(self, reply: Reply) -> None:
-        """Learn that the server took a reply."""
+        """Learn that the server took a reply.
+
+        :raises SecflError: the party cannot remember it; the reply stays taken.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,20 @@ class Engine(Protocol):
         """Run a session to its end."""
 
 
-def upload(server: ServerSession, reply: Reply) -> int:
-    """Deliver one reply; return its size in bytes.
+def upload(server: ServerSession, reply: Reply, carried: Callable[[int], None]) -> None:
+    """Deliver one reply.
 
+    :param carried: told the size in bytes of each part that reaches the server, refused ones included.
     :raises PeerFault: the server refused it; the session is as it was.
     """
+    carried(len(reply.header))
     incoming = server.begin(reply.header)
-    size = len(reply.header) + len(reply.trailer)
-    for chunk in reply.chunks:
-        incoming.write(chunk)
-        size += len(chunk)
-    incoming.commit(reply.trailer)
-    return size
+    try:
+        for chunk in reply.chunks:
+            carried(len(chunk))
+            incoming.write(chunk)
+        carried(len(reply.trailer))
+        incoming.commit(reply.trailer)
+    except BaseException:
+        incoming.abort()
+        raise

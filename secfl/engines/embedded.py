@@ -24,16 +24,27 @@ class Incident:
     :param party: with whom.
     :param phase: name of the phase.
     :param round: number of the round; None for every round.
+    :param attempt: at the round, from 0; None for every attempt.
     :param kind: ``drop``: the party is not reached, nor again in this session. ``lose_reply``: it answers, the reply is
-        lost, and so is the party. ``delay``: its reply takes ``seconds``; past the deadline it comes too late.
+        lost, and so is the party. ``delay``: its reply takes ``seconds`` longer; past the deadline it comes too late.
     :param seconds: of a delay; simulated, nobody waits.
     """
 
     party: str
     phase: str
     round: int | None = None
+    attempt: int | None = None
     kind: Literal["drop", "lose_reply", "delay"] = "drop"
     seconds: float = 0.0
+
+    def hits(self, server: ServerSession, party: str) -> bool:
+        """Whether it happens to this party in the open phase."""
+        at = server.parameters
+        return (
+            (self.party, self.phase) == (party, server.phase)
+            and self.round in (None, at.round_number)
+            and self.attempt in (None, at.attempt)
+        )
 
 
 class EmbeddedEngine:
@@ -41,7 +52,8 @@ class EmbeddedEngine:
 
     :param parties: by id.
     :param incidents: what goes wrong.
-    :param deadline_seconds: after which a phase closes without those who have not answered.
+    :param deadline_seconds: a reply that takes its party longer (simulated delay included) comes after the phase has
+        closed, and is refused. Parties are asked one after another here, so each has the deadline to itself.
     :param clock: seconds, monotonic.
     """
 
@@ -56,51 +68,21 @@ class EmbeddedEngine:
         deadline_seconds: float = 600.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._parties = dict(parties)
-        self._incidents = tuple(incidents)
-        self._deadline = deadline_seconds
-        self._clock = clock
+        self.parties = dict(parties)
+        self.incidents = tuple(incidents)
+        self.deadline_seconds = deadline_seconds
+        self.clock = clock
 
     def run_session(self, server: ServerSession, context: bytes) -> Carried:
         """See `Engine.run_session`."""
         lost: set[str] = set()
-        late: list[Reply] = []
         phases: list[PhaseRecord] = []
         while server.phase is not None:
             carrier = _PhaseCarrier(self, server, context, lost)
-            began = self._clock()
-            carrier.run(late)
-            late = carrier.late
-            answered: tuple[str, ...] = ()
-            dropped: tuple[str, ...] = ()
-            failure: SecflError | None = None
-            try:
-                summary = server.close_phase()
-                answered, dropped = tuple(map(str, summary.answered)), tuple(map(str, summary.dropped))
-            except SecflError as error:
-                failure = error
-            phases.append(carrier.record(self._clock() - began, answered, dropped))
-            if failure is not None:
-                return Carried(None, failure, tuple(phases))
+            phases.append(carrier.run())
+            if carrier.failure is not None:
+                return Carried(None, carrier.failure, tuple(phases))
         return Carried(server.result(), None, tuple(phases))
-
-    def incident(self, server: ServerSession, party: str) -> Incident | None:
-        """What goes wrong with a party in the open phase."""
-        for item in self._incidents:
-            if (item.party, item.phase) == (party, server.phase) and item.round in (
-                None,
-                server.parameters.round_number,
-            ):
-                return item
-        return None
-
-    def party(self, name: str) -> Party:
-        """A party by its id."""
-        return self._parties[name]
-
-    def too_late(self, seconds: float) -> bool:
-        """Whether a reply after so many seconds misses the deadline."""
-        return seconds > self._deadline
 
 
 class _PhaseCarrier:
@@ -114,45 +96,64 @@ class _PhaseCarrier:
         self._phase = server.phase or ""
         self._bytes_up = self._bytes_down = 0
         self._events: list[PartyEvent] = []
-        self.late: list[Reply] = []
+        self._late: list[Reply] = []
+        self.failure: SecflError | None = None
 
-    def run(self, late: list[Reply]) -> None:
-        """Every request of the phase, after the late replies of the one before."""
-        for reply in late:
-            self._upload(reply)
+    def run(self) -> PhaseRecord:
+        """Every request, the end of the phase, and what came after it."""
+        began = self._engine.clock()
         for request in self._server.requests():
             self._carry(request)
-
-    def record(self, seconds: float, answered: tuple[str, ...], dropped: tuple[str, ...]) -> PhaseRecord:
-        """What was carried."""
-        events = tuple(self._events)
-        return PhaseRecord(self._phase, seconds, self._bytes_up, self._bytes_down, answered, dropped, events)
+        answered: tuple[str, ...] = ()
+        dropped: tuple[str, ...] = ()
+        try:
+            summary = self._server.close_phase()
+            answered, dropped = tuple(map(str, summary.answered)), tuple(map(str, summary.dropped))
+        except SecflError as error:
+            self.failure = error
+        for reply in self._late:
+            self._upload(reply)
+        seconds = self._engine.clock() - began
+        return PhaseRecord(
+            self._phase, seconds, self._bytes_up, self._bytes_down, answered, dropped, tuple(self._events)
+        )
 
     def _carry(self, request: Request) -> None:
         party = str(request.party)
-        incident = self._engine.incident(self._server, party)
-        if incident is not None and incident.kind == "drop":
+        incident = next((item for item in self._engine.incidents if item.hits(self._server, party)), None)
+        kind = None if incident is None else incident.kind
+        if kind == "drop":
             self._lost.add(party)
         if party in self._lost:
             return
         chunks = [bytes(chunk) for chunk in request.chunks]
         self._bytes_down += len(request.header) + sum(map(len, chunks))
+        began = self._engine.clock()
         try:
-            reply = self._engine.party(party).answer(request.header, chunks, self._context)
+            reply = self._engine.parties[party].answer(request.header, chunks, self._context)
         except SecflError as error:
-            self._events.append(PartyEvent(party, self._phase, error))
+            self._note(party, error)
             return
-        if incident is not None and incident.kind == "lose_reply":
+        seconds = self._engine.clock() - began
+        if incident is not None and kind == "delay":
+            seconds += incident.seconds
+        if kind == "lose_reply":
             self._lost.add(party)
-        elif incident is not None and self._engine.too_late(incident.seconds):
-            self.late.append(reply)
+        elif seconds > self._engine.deadline_seconds:
+            self._late.append(reply)
         else:
             self._upload(reply)
 
     def _upload(self, reply: Reply) -> None:
+        party = str(reply.party)
         try:
-            self._bytes_up += upload(self._server, reply)
+            upload(self._server, reply, self._count_up)
+            self._engine.parties[party].delivered(reply)
         except SecflError as error:
-            self._events.append(PartyEvent(str(reply.party), self._phase, error))
-            return
-        self._engine.party(str(reply.party)).delivered(reply)
+            self._note(party, error)
+
+    def _count_up(self, size: int) -> None:
+        self._bytes_up += size
+
+    def _note(self, party: str, error: SecflError) -> None:
+        self._events.append(PartyEvent(party, self._phase, error))

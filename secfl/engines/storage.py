@@ -6,39 +6,41 @@ import os
 import threading
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from protocols.errors import UsageError
+from secfl.files import sync_directory
 
 __all__ = ["FileStore"]
 
-LINE_BYTES = 2 * 64 + 2
+HASH_BYTES = 32
+LINE_BYTES = 2 * 2 * HASH_BYTES + 2
 """Two SHA-256 values in hex, a space, a line feed."""
 
 
 class FileStore:
-    """See `protocols.shape.OnceStore`. One line per record: key and value in hex.
+    """See `protocols.shape.OnceStore`. One line per record: key and value, 32 bytes each, in hex.
 
-    A torn last line is a record that was never acted on (`record` had not returned); it is completed or cut by the next
-    append, never read as a record.
+    An incomplete last line is a record that was never acted on (`record` had not returned); it is cut off when the
+    store is opened. Safe to use from several threads, not from a forked process.
 
-    :param path: of the file; made if absent. Another process that opens it is refused while this one holds it.
-    :raises UsageError: the file is held elsewhere or is not such a store.
+    :param path: of the file; made if absent. Who opens it while somebody else holds it is refused.
+    :raises UsageError: the file is held elsewhere, is not such a store, or lies on a file system without locks.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(f"{self._path}.lock", thread_local=False)
-        try:
-            self._lock.acquire(timeout=0)
-        except TimeoutError:
-            raise UsageError(f"{self._path}: another process holds this store") from None
+        self._lock = _locked(self._path)
         self._guard = threading.Lock()
         self._records: dict[bytes, bytes] = {}
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._process = os.getpid()
+        self._failed = ""
+        self._file = -1
         try:
-            self._read()
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            sync_directory(self._path.parent)
+            self._size = self._read()
         except BaseException:
             self.close()
             raise
@@ -46,41 +48,92 @@ class FileStore:
     def record(self, key: bytes, value: bytes) -> bytes:
         """Durably record unless present; return what is on record.
 
-        :raises OSError: the disk refused; nothing is on record then.
+        :raises UsageError: another process, or another hand, changed the file, or an earlier failure could not be
+            undone: open the store anew.
+        :raises OSError: the disk refused; nothing may be done on this record.
         """
+        if (len(key), len(value)) != (HASH_BYTES, HASH_BYTES):
+            raise UsageError(f"key and value: {len(key)} and {len(value)} bytes; allowed: {HASH_BYTES} each")
         with self._guard:
-            if key in self._records:
-                return self._records[key]
-            size = os.fstat(self._file).st_size
-            try:
-                line = f"{key.hex()} {value.hex()}\n".encode()
-                if os.write(self._file, line) != len(line):
-                    raise OSError(f"{self._path}: the line was not written whole")
-                os.fsync(self._file)
-            except OSError:
-                os.ftruncate(self._file, size)
-                raise
-            self._records[key] = value
-            return value
+            self._require_unchanged()
+            if key not in self._records:
+                self._append(f"{key.hex()} {value.hex()}\n".encode())
+                self._records[key] = value
+            return self._records[key]
 
     def close(self) -> None:
         """Give the file up."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-            self._lock.release()
+        self._lock.release()
 
-    def _read(self) -> None:
+    def _append(self, line: bytes) -> None:
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError(f"{self._path}: {written} of {len(line)} bytes written")
+        except OSError:
+            self._failed = "an incomplete line could not be taken back"
+            os.ftruncate(self._file, self._size)
+            self._failed = ""
+            raise
+        # After a failed fsync nobody knows what the disk holds: only reading it anew tells.
+        self._failed = "a record could not be made durable"
+        os.fsync(self._file)
+        self._failed = ""
+        self._size += len(line)
+
+    def _require_unchanged(self) -> None:
+        if self._file < 0:
+            raise UsageError(f"{self._path}: the store is closed")
+        if os.getpid() != self._process:
+            raise UsageError(f"{self._path}: opened by another process; open it in this one")
+        if self._failed:
+            raise UsageError(f"{self._path}: {self._failed}; open the store anew")
+        own = os.fstat(self._file)
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            raise UsageError(f"{self._path}: removed while it was open") from None
+        if (own.st_dev, own.st_ino, own.st_size) != (there.st_dev, there.st_ino, self._size):
+            raise UsageError(f"{self._path}: changed while it was open")
+
+    def _read(self) -> int:
+        """Read all records, cut an incomplete one off; return the length of what stays."""
         content = self._path.read_bytes()
         whole = len(content) - len(content) % LINE_BYTES
+        # After a power cut the last block may be missing, or have its length but not its bytes.
+        if whole and not any(content[whole - LINE_BYTES : whole]):
+            whole -= LINE_BYTES
+        for start in range(0, whole, LINE_BYTES):
+            key, value = self._parse(content[start : start + LINE_BYTES], start // LINE_BYTES + 1)
+            if key in self._records:
+                raise UsageError(f"{self._path}: line {start // LINE_BYTES + 1} repeats a key")
+            self._records[key] = value
         if whole != len(content):
             os.ftruncate(self._file, whole)
-        for start in range(0, whole, LINE_BYTES):
-            line = content[start : start + LINE_BYTES]
-            try:
-                if line[64:65] != b" " or line[-1:] != b"\n":
-                    raise ValueError
-                key, value = bytes.fromhex(line[:64].decode()), bytes.fromhex(line[65:-1].decode())
-            except ValueError:
-                raise UsageError(f"{self._path}: line {start // LINE_BYTES + 1} is not a record") from None
-            self._records[key] = value
+            os.fsync(self._file)
+        return whole
+
+    def _parse(self, line: bytes, number: int) -> tuple[bytes, bytes]:
+        try:
+            key, value = (bytes.fromhex(part) for part in line.decode().removesuffix("\n").split(" "))
+        except ValueError:
+            key = value = b""
+        if f"{key.hex()} {value.hex()}\n".encode() != line or len(key) != HASH_BYTES:
+            raise UsageError(f"{self._path}: line {number} is not a record")
+        return key, value
+
+
+def _locked(path: Path) -> BaseFileLock:
+    lock: BaseFileLock = FileLock(f"{path}.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"{path}: another process holds this store") from None
+    if isinstance(lock, SoftFileLock):
+        # filelock falls back to a lock that outlives a killed process and can be deleted by anyone.
+        lock.release()
+        raise UsageError(f"{path}: this file system has no locks; keep the store on a local disk")
+    return lock

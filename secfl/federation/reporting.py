@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from protocols.errors import MissingExtra
-from secfl.engines.base import Engine, PhaseRecord
-from secfl.federation.run import RoundResult, RunResult
+from protocols.session import default_collusion_bound, majority_threshold
+from secfl.engines.base import Engine
+from secfl.federation.run import RunResult
 from secfl.federation.setup import Parties, Plan, noise_source
 from secfl.privacy.crosscheck import prv_epsilon
 from secfl.privacy.ledger import Ledger, ReleaseState
-from secfl.report.model import Claim, Evaluation, FaultRow, PhaseRow, ReleaseRow, RoundRow, RunReport, SiloRow
+from secfl.report.model import Claim, Evaluation, ReleaseRow, RunReport, SiloRow
 
 __all__ = ["build_report"]
 
@@ -30,8 +30,8 @@ def build_report(plan: Plan, parties: Parties, engine: Engine, result: RunResult
     return RunReport(
         name=config.run.name,
         run_id=result.run_id,
-        started=_time(result.started),
-        finished=_time(result.finished),
+        started=result.started,
+        finished=result.finished,
         status="halted" if result.status == "halted" else "completed",
         status_reason=result.reason,
         engine=engine.name,
@@ -40,7 +40,7 @@ def build_report(plan: Plan, parties: Parties, engine: Engine, result: RunResult
         noise_source=noise_source(plan),
         claims=_claims(plan, silos),
         silos=silos,
-        rounds=tuple(_round(item) for item in result.rounds),
+        rounds=result.rounds,
         evaluation=_evaluation(plan, result),
         protocol=config.aggregation.protocol,
         protocol_parameters=_protocol(plan),
@@ -52,10 +52,6 @@ def build_report(plan: Plan, parties: Parties, engine: Engine, result: RunResult
         versions={"python": platform.python_version(), **{name: _version(name) for name in _VERSIONED}},
         configuration=configuration,
     )
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str:
@@ -137,35 +133,6 @@ def _releases(ledger: Ledger) -> tuple[ReleaseRow, ...]:
     )
 
 
-def _round(item: RoundResult) -> RoundRow:
-    outcome = item.outcome
-    return RoundRow(
-        number=outcome.number,
-        attempt=outcome.attempt,
-        completed=outcome.mean is not None,
-        failure="" if outcome.failure is None else str(outcome.failure),
-        session=outcome.session,
-        model_hash=outcome.model_hash,
-        contributors=outcome.contributors,
-        phases=tuple(_phase(phase) for phase in outcome.phases),
-        checks=outcome.checks,
-        metric=item.metric,
-        epsilon=item.epsilon,
-    )
-
-
-def _phase(record: PhaseRecord) -> PhaseRow:
-    return PhaseRow(
-        phase=record.phase,
-        seconds=record.seconds,
-        bytes_up=record.bytes_up,
-        bytes_down=record.bytes_down,
-        answered=record.answered,
-        dropped=record.dropped,
-        faults=tuple(FaultRow(party=e.party, phase=e.phase, text=str(e.error)) for e in record.events),
-    )
-
-
 def _claims(plan: Plan, silos: tuple[SiloRow, ...]) -> tuple[Claim, ...]:
     """One sentence per adversary. In mode A each silo's own noise stands against all of them alike."""
     budget = plan.config.privacy
@@ -207,9 +174,7 @@ def _evaluation(plan: Plan, result: RunResult) -> Evaluation:
 
 
 def _protocol(plan: Plan) -> dict[str, str | int | float]:
-    from protocols.session import default_collusion_bound, majority_threshold
-
-    aggregation, size = plan.config.aggregation, len(plan.config.silo)
+    aggregation, size = plan.config.aggregation, plan.config.server.cohort_size or len(plan.config.silo)
     collusion = default_collusion_bound(size) if aggregation.collusion_bound is None else aggregation.collusion_bound
     return {
         "graph": "complete",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,14 +55,16 @@ class RoundPlan:
     collusion_bound: int | None = None
     minimum_contributors: int | None = None
 
-    def parameters(self, number: int, attempt: int, context: bytes, entropy: Entropy) -> SessionParameters:
+    def parameters(
+        self, number: int, attempt: int, cohort: Iterable[str], context: bytes, entropy: Entropy = os.urandom
+    ) -> SessionParameters:
         """Parameters of one attempt's session.
 
         :raises UsageError: values that no session may have.
         """
         return secagg.parameters(
             self.roster,
-            self.weights,
+            cohort,
             nonce=entropy(32),
             run_id=self.run_id,
             round_number=number,
@@ -77,11 +79,11 @@ class RoundPlan:
         )
 
     def run(
-        self, engine: Engine, state: npt.NDArray[np.float32], number: int, attempt: int, entropy: Entropy = os.urandom
+        self, engine: Engine, state: npt.NDArray[np.float32], number: int, attempt: int, cohort: Iterable[str]
     ) -> RoundOutcome:
-        """Run one attempt from the global state."""
+        """Run one attempt from the global state with the silos of a cohort."""
         context = state.astype("<f4").tobytes()
-        parameters = self.parameters(number, attempt, context, entropy)
+        parameters = self.parameters(number, attempt, cohort, context)
         carried = engine.run_session(secagg.server(parameters, self.roster), context)
         mean, failure = None, carried.failure
         contributors: tuple[str, ...] = ()

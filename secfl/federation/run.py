@@ -1,4 +1,4 @@
-"""A run: rounds until the plan is done or a budget is spent, then the result. Nothing here knows how bytes travel."""
+"""A run: rounds until the plan is done or a budget is spent. Nothing here knows how bytes travel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +16,19 @@ import numpy.typing as npt
 from protocols.errors import BudgetExceeded, EncodingError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
+from secfl.federation.checkpoint import Checkpoint, Journal, Progress
+from secfl.federation.cohort import sample_cohort
 from secfl.federation.round import RoundOutcome, RoundPlan
-from secfl.federation.setup import Parties, Plan, as_vector
+from secfl.federation.rows import round_row
+from secfl.federation.setup import Parties, Plan, server_optimiser
+from secfl.files import write_whole
+from secfl.report.model import RoundRow
 
-__all__ = ["Observer", "RoundResult", "RunResult", "new_run_id", "run_rounds"]
+__all__ = ["Evaluate", "Observer", "RunResult", "first_checkpoint", "new_run_id", "run_rounds", "write_model"]
 
-
-@dataclass(frozen=True)
-class RoundResult:
-    """An attempt at a round and what followed from it."""
-
-    outcome: RoundOutcome
-    metric: float | None
-    epsilon: dict[str, float]
-    """Spent by each silo after it."""
+State = npt.NDArray[np.float32]
+Evaluate = Callable[[State], float]
+Observer = Callable[[RoundRow], None]
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,13 @@ class RunResult:
     """
 
     run_id: str
-    started: datetime
-    finished: datetime
+    started: str
+    finished: str
     status: str
     reason: str
-    rounds: tuple[RoundResult, ...]
-    state: npt.NDArray[np.float32] = field(repr=False)
+    rounds: tuple[RoundRow, ...]
+    state: State = field(repr=False)
     metric: float | None
-
-
-Observer = Callable[[RoundResult], None]
 
 
 def new_run_id(name: str, now: datetime, entropy: Entropy = os.urandom) -> str:
@@ -57,24 +54,119 @@ def new_run_id(name: str, now: datetime, entropy: Entropy = os.urandom) -> str:
     return f"{name}-{now:%Y%m%dT%H%M%SZ}-{uuid.UUID(bytes=entropy(16)).hex[:8]}"
 
 
+def first_checkpoint(plan: Plan, run_id: str, configuration_hash: str, evaluate: Evaluate | None) -> Checkpoint:
+    """Where a run begins: the initial model, no round."""
+    state = plan.initial_vector()
+    progress = Progress(
+        run_id=run_id,
+        configuration_hash=configuration_hash,
+        started=_now(),
+        finished_round=0,
+        metric=evaluate(state) if evaluate else None,
+        rounds=(),
+    )
+    return Checkpoint(progress, state, {})
+
+
 def run_rounds(
     plan: Plan,
     parties: Parties,
     engine: Engine,
-    run_id: str,
+    start: Checkpoint,
+    journal: Journal,
     *,
-    evaluate: Callable[[npt.NDArray[np.float32]], float] | None = None,
+    evaluate: Evaluate | None = None,
     observer: Observer | None = None,
-    entropy: Entropy = os.urandom,
 ) -> RunResult:
-    """Federated averaging: the mean update of the contributors is added to the global model, round by round.
+    """Run the rounds after a checkpoint. A round is tried a bounded number of times; each try trains afresh.
 
+    :param journal: remembers begun attempts and checkpoints, so that a killed run can go on.
     :param evaluate: metric of a global model, on records that may be used; None for none.
     :param observer: told of every attempt.
     """
-    config = plan.config
-    aggregation = config.aggregation
-    rounds = RoundPlan(
+    loop = _Loop(plan, parties, engine, start, journal, evaluate, observer)
+    reason = ""
+    for number in range(start.progress.finished_round + 1, plan.config.run.rounds + 1):
+        reason = loop.round(number)
+        if reason:
+            break
+    progress = loop.progress
+    status = "halted" if reason else "completed"
+    return RunResult(
+        progress.run_id, progress.started, _now(), status, reason, progress.rounds, loop.state, progress.metric
+    )
+
+
+class _Loop:
+    """The state of a run between two attempts."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        parties: Parties,
+        engine: Engine,
+        start: Checkpoint,
+        journal: Journal,
+        evaluate: Evaluate | None,
+        observer: Observer | None,
+    ) -> None:
+        self._plan = plan
+        self._parties = parties
+        self._engine = engine
+        self._journal = journal
+        self._evaluate = evaluate
+        self._observer = observer
+        self._rounds = _round_plan(plan, parties, start.progress.run_id)
+        self._optimiser = server_optimiser(plan.config)
+        self._optimiser.restore(start.moments)
+        self.progress = start.progress
+        self.state = start.state
+        journal.checkpoint(start)
+
+    def round(self, number: int) -> str:
+        """Try a round until it gives a sum; return why the run halts, or nothing."""
+        first = self._journal.next_attempt(number)
+        for attempt in range(first, first + self._plan.config.aggregation.attempts):
+            self._journal.begin(number, attempt)
+            outcome = self._attempt(number, attempt)
+            if outcome.mean is not None:
+                return ""
+            if _exhausted(outcome):
+                break
+        return _why_halted(outcome)
+
+    def _attempt(self, number: int, attempt: int) -> RoundOutcome:
+        randomness = self._plan.randomness("server", number, attempt)
+        cohort = sample_cohort(tuple(self._parties.silos), self._plan.config.server.cohort_size, randomness)
+        outcome = self._rounds.run(self._engine, self.state, number, attempt, cohort)
+        metric = None
+        finished = self.progress.finished_round
+        if outcome.mean is not None:
+            self.state = _apply(self._plan, self.state, self._optimiser.step(outcome.mean))
+            metric = self._evaluate(self.state) if self._evaluate else None
+            finished = number
+        row = round_row(outcome, metric, spent(self._parties))
+        self._remember(row, finished, self.progress.metric if metric is None else metric)
+        return outcome
+
+    def _remember(self, row: RoundRow, finished: int, metric: float | None) -> None:
+        before = self.progress
+        self.progress = Progress(
+            run_id=before.run_id,
+            configuration_hash=before.configuration_hash,
+            started=before.started,
+            finished_round=finished,
+            metric=metric,
+            rounds=(*before.rounds, row),
+        )
+        self._journal.checkpoint(Checkpoint(self.progress, self.state, self._optimiser.moments))
+        if self._observer is not None:
+            self._observer(row)
+
+
+def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
+    aggregation = plan.config.aggregation
+    return RoundPlan(
         run_id=run_id,
         roster=parties.roster,
         scheme=plan.scheme,
@@ -85,35 +177,15 @@ def run_rounds(
         collusion_bound=aggregation.collusion_bound,
         minimum_contributors=aggregation.minimum_contributors,
     )
-    started = datetime.now(UTC)
-    state, done, reason = as_vector(plan), [], ""
-    metric = evaluate(state) if evaluate else None
-    for number in range(1, config.run.rounds + 1):
-        for attempt in range(aggregation.attempts):
-            outcome = rounds.run(engine, state, number, attempt, entropy)
-            if outcome.mean is not None:
-                state = _apply(plan, state, outcome.mean)
-                metric = evaluate(state) if evaluate else None
-            result = RoundResult(outcome, metric if outcome.mean is not None else None, spent(parties))
-            done.append(result)
-            if observer is not None:
-                observer(result)
-            if outcome.mean is not None or _out_of_budget(outcome):
-                break
-        if done[-1].outcome.mean is None:
-            reason = _why_halted(done[-1].outcome)
-            break
-    status = "halted" if reason else "completed"
-    return RunResult(run_id, started, datetime.now(UTC), status, reason, tuple(done), state, metric)
 
 
-def _apply(plan: Plan, state: npt.NDArray[np.float32], mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Global model plus mean update.
+def _apply(plan: Plan, state: State, step: npt.NDArray[np.float64]) -> State:
+    """Global model plus the optimiser's step.
 
     :raises EncodingError: names a tensor that is no longer finite.
     """
-    tensors = plan.layout.unflatten(state)
-    for name, change in plan.update_layout.unflatten(mean).items():
+    tensors: dict[str, Any] = plan.layout.unflatten(state)
+    for name, change in plan.update_layout.unflatten(step.astype(np.float32)).items():
         tensors[name] = (tensors[name] + change).astype(tensors[name].dtype)
         if not np.isfinite(tensors[name]).all():
             raise EncodingError(name, "the global model is no longer finite")
@@ -125,11 +197,8 @@ def spent(parties: Parties) -> dict[str, float]:
     return {silo: ledger.spent().filter_epsilon for silo, ledger in parties.ledgers.items()}
 
 
-def _out_of_budget(outcome: RoundOutcome) -> bool:
-    return bool(_exhausted(outcome))
-
-
 def _exhausted(outcome: RoundOutcome) -> list[str]:
+    """Silos whose budget refused the round."""
     return [
         event.party for phase in outcome.phases for event in phase.events if isinstance(event.error, BudgetExceeded)
     ]
@@ -139,14 +208,16 @@ def _why_halted(outcome: RoundOutcome) -> str:
     exhausted = _exhausted(outcome)
     if exhausted:
         return f"round {outcome.number}: the privacy budget of {', '.join(exhausted)} is spent; {outcome.failure}"
-    return f"round {outcome.number}: {outcome.attempt + 1} attempts failed; the last: {outcome.failure}"
+    return f"round {outcome.number}: attempt {outcome.attempt + 1} was the last allowed and failed: {outcome.failure}"
 
 
-def model_file(directory: Path, plan: Plan, state: npt.NDArray[np.float32]) -> Path:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_model(directory: Path, plan: Plan, state: State) -> Path:
     """Write the global model as safetensors."""
     from safetensors.numpy import save  # extra train
-
-    from secfl.files import write_whole
 
     path = directory / "model.safetensors"
     write_whole(path, save({name: np.ascontiguousarray(t) for name, t in plan.layout.unflatten(state).items()}))

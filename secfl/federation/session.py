@@ -1,25 +1,35 @@
-"""A whole run from a configuration file, in this process: what `secfl run` does."""
+"""A whole run in this process: what `secfl run` does, from the beginning or from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from protocols.errors import ConfigError
 from secfl import engines
-from secfl.config import Config
+from secfl.config import Config, load_config
+from secfl.federation.checkpoint import Checkpoint, DirectoryJournal, load_checkpoint
+from secfl.federation.randomness import Randomness
 from secfl.federation.reporting import build_report
-from secfl.federation.run import Observer, RunResult, model_file, new_run_id, run_rounds
+from secfl.federation.run import (
+    Evaluate,
+    Observer,
+    RunResult,
+    first_checkpoint,
+    new_run_id,
+    run_rounds,
+    write_model,
+)
 from secfl.federation.setup import Plan, plan_run, set_up_parties
 from secfl.files import write_whole
 from secfl.report.model import RunReport
+from secfl.training import Task
 
-__all__ = ["FinishedRun", "simulate"]
+__all__ = ["FinishedRun", "resume", "simulate"]
+
+CONFIGURATION = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -38,31 +48,75 @@ def simulate(
     *,
     output: Path | None = None,
     observer: Observer | None = None,
+    task: Task | None = None,
+    randomness: Randomness | None = None,
 ) -> FinishedRun:
-    """Run all parties in this process; write model, roster and ledgers into a directory of the run.
+    """Run all parties in this process; write model, roster, checkpoints and ledgers into a directory of the run.
 
-    :param text: the configuration as read, for the report.
+    :param text: the configuration as read: kept with the run, shown in the report.
     :param directory: of the configuration file.
     :param output: where the run's directory goes; the configuration's by default.
+    :param task: instead of the configuration's model file.
+    :param randomness: of training and rounding, for tests.
     """
-    plan = plan_run(config, directory)
+    plan = plan_run(config, directory, task, randomness)
     run_id = new_run_id(config.run.name, datetime.now(UTC))
     run_directory = (Path(config.run.output) if output is None else output) / run_id
     run_directory.mkdir(parents=True)
+    write_whole(run_directory / CONFIGURATION, text.encode())
+    write_whole(run_directory / "origin.txt", f"{directory.resolve()}\n".encode())
+    evaluate = _evaluator(plan)
+    start = first_checkpoint(plan, run_id, _hash(text), evaluate)
+    return _run(plan, text, run_directory, start, evaluate, observer)
+
+
+def resume(
+    run_directory: Path,
+    *,
+    observer: Observer | None = None,
+    task: Task | None = None,
+    randomness: Randomness | None = None,
+) -> FinishedRun:
+    """Go on with a run that was killed, from its last checkpoint; the interrupted round runs again as a new attempt.
+
+    :raises ConfigError: no checkpoint, or the configuration is not the one that the run began with.
+    """
+    config, text = load_config(run_directory / CONFIGURATION)
+    start = load_checkpoint(run_directory)
+    if start.progress.configuration_hash != _hash(text):
+        raise ConfigError(str(run_directory / CONFIGURATION), "was changed since the run began", "the original file")
+    origin = Path((run_directory / "origin.txt").read_text(encoding="utf-8").rstrip("\n"))
+    plan = plan_run(config, origin, task, randomness)
+    return _run(plan, text, run_directory, start, _evaluator(plan), observer)
+
+
+def _run(
+    plan: Plan,
+    text: str,
+    run_directory: Path,
+    start: Checkpoint,
+    evaluate: Evaluate | None,
+    observer: Observer | None,
+) -> FinishedRun:
     with set_up_parties(plan, run_directory) as parties:
         write_whole(run_directory / "roster.bin", parties.roster.to_bytes())
         engine = engines.EmbeddedEngine(
             parties.silos,
-            incidents=[engines.Incident(**item.model_dump()) for item in config.simulation.incidents],
-            deadline_seconds=config.aggregation.deadline_seconds,
+            incidents=[engines.Incident(**item.model_dump()) for item in plan.config.simulation.incidents],
+            deadline_seconds=plan.config.aggregation.deadline_seconds,
         )
-        result = run_rounds(plan, parties, engine, run_id, evaluate=_evaluator(plan), observer=observer)
-        model_file(run_directory, plan, result.state)
+        journal = DirectoryJournal(run_directory)
+        result = run_rounds(plan, parties, engine, start, journal, evaluate=evaluate, observer=observer)
+        write_model(run_directory, plan, result.state)
         report = build_report(plan, parties, engine, result, text)
     return FinishedRun(result, report, run_directory)
 
 
-def _evaluator(plan: Plan) -> Callable[[npt.NDArray[np.float32]], float] | None:
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _evaluator(plan: Plan) -> Evaluate | None:
     """The metric on pooled test records, where the configuration declares them unprotected."""
     if plan.config.evaluation.kind == "none":
         return None

@@ -13,19 +13,20 @@ import numpy as np
 
 from protocols.errors import ConfigError
 from protocols.identity import Identity, Member, Roster
-from protocols.primitives.signing import SigningKey
 from protocols.session import ClientPolicy
 from protocols.shape import Entropy
 from secfl.config import Config, SiloSettings
 from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.storage import FileStore
 from secfl.federation.keys import load_or_create_key
+from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
+from secfl.federation.randomness import Randomness, operating_system, seeded
 from secfl.federation.silo import LocalTraining, Silo, Vector
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
 from secfl.privacy.accounting import choose_order, noise_multiplier_for
 from secfl.training import Task, load_task
 
-__all__ = ["Parties", "Plan", "plan_run", "set_up_parties"]
+__all__ = ["Parties", "Plan", "noise_source", "plan_run", "server_optimiser", "set_up_parties"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Plan:
     scheme: EncodingScheme
     weights: dict[str, int]
     noise_multipliers: dict[str, float]
+    randomness: Randomness = field(default=operating_system, repr=False)
+    """Of training and rounding; never of keys and masks."""
+
+    def initial_vector(self) -> Vector:
+        """The initial global model, flat."""
+        return np.asarray(self.layout.flatten(self.state), dtype=np.float32)
 
     @property
     def private(self) -> bool:
@@ -59,15 +66,17 @@ class Plan:
         return SampledGaussian(training.sampling_rate, self.noise_multipliers[silo], training.steps_per_round)
 
 
-def plan_run(config: Config, directory: Path) -> Plan:
+def plan_run(config: Config, directory: Path, task: Task | None = None, randomness: Randomness | None = None) -> Plan:
     """Load the task and fix every public constant.
 
+    :param task: instead of the configuration's model file.
+    :param randomness: instead of what the configuration asks for; for tests.
     :raises ConfigError: naming the key that cannot be used.
     :raises PrivacyError: a budget that no noise reaches, or a delta too large for the records.
     """
     from secfl.training import model_state  # needs torch
 
-    task = load_task(directory / config.model.file)
+    task = task or load_task(directory / config.model.file)
     state = _initial_state(config, task, model_state)
     parameters = {name: state[name] for name in _trainable(task)}
     layout, update_layout = TensorLayout.of(state), TensorLayout.of(parameters)
@@ -78,14 +87,25 @@ def plan_run(config: Config, directory: Path) -> Plan:
     scheme = EncodingScheme.choose(
         aggregation.value_range,
         aggregation.value_bits,
-        maximum_contributors=len(config.silo),
+        maximum_contributors=config.server.cohort_size or len(config.silo),
         layout_digest=update_layout.digest,
         maximum_weight=max(weights.values()),
         weighting="public" if aggregation.weights == "nominal" else "none",
         rounding=aggregation.rounding,
         on_overflow="clip",
     )
-    return Plan(config, directory, task, state, layout, update_layout, scheme, weights, _noise_multipliers(config))
+    return Plan(
+        config,
+        directory,
+        task,
+        state,
+        layout,
+        update_layout,
+        scheme,
+        weights,
+        _noise_multipliers(config),
+        randomness or (seeded(config.run.seed) if config.run.reproducible else operating_system),
+    )
 
 
 def _initial_state(config: Config, task: Task, model_state: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -142,7 +162,10 @@ def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urando
     """
     config = plan.config
     home = plan.directory / config.ledger.directory if config.ledger.kind == "lifetime" else run_directory / "ledgers"
-    identities = {silo.name: _identity(silo.name, home, config, entropy) for silo in config.silo}
+    identities = {
+        silo.name: Identity(silo.name, load_or_create_key(home / silo.name / "identity.key", entropy))
+        for silo in config.silo
+    }
     roster = Roster(Member(name, identity.signing_key.public) for name, identity in identities.items())
     with ExitStack() as resources:
         silos, ledgers = {}, {}
@@ -158,10 +181,11 @@ def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urando
                 roster,
                 _policy(plan),
                 store=store,
-                training=local_training(plan, settings, entropy),
+                training=local_training(plan, settings),
                 scheme=plan.scheme,
                 weight=plan.weights[settings.name],
                 ledger=ledger,
+                randomness=plan.randomness,
                 entropy=entropy,
             )
         return Parties(roster, silos, ledgers, resources.pop_all())
@@ -171,19 +195,13 @@ def _policy(plan: Plan) -> ClientPolicy:
     """The simulated silos' floors: those of the configuration, else the library's own."""
     aggregation = plan.config.aggregation
     default = ClientPolicy()
+    size = plan.config.server.cohort_size or len(plan.config.silo)
     return ClientPolicy(
-        minimum_cohort=min(default.minimum_cohort, len(plan.config.silo)),
-        minimum_contributors=aggregation.minimum_contributors or min(default.minimum_contributors, len(plan.config.silo)),
+        minimum_cohort=min(default.minimum_cohort, size),
+        minimum_contributors=aggregation.minimum_contributors or min(default.minimum_contributors, size),
         collusion_bound=aggregation.collusion_bound,
         value_range=plan.scheme.peak,
     )
-
-
-def _identity(silo: str, home: Path, config: Config, entropy: Entropy) -> Identity:
-    """Lifetime ledgers need the key that signs them again; a per-run ledger is verified by its public key alone."""
-    if config.ledger.kind == "lifetime":
-        return Identity(silo, load_or_create_key(home / silo / "identity.key", entropy))
-    return Identity(silo, SigningKey.generate(entropy))
 
 
 def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> Ledger:
@@ -205,7 +223,7 @@ def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> L
     return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
 
 
-def local_training(plan: Plan, silo: SiloSettings, entropy: Entropy) -> LocalTraining:
+def local_training(plan: Plan, silo: SiloSettings) -> LocalTraining:
     """A silo's local training as one function from global state to update.
 
     :raises ConfigError: the model cannot be trained privately, or `load_data` is at fault.
@@ -214,7 +232,7 @@ def local_training(plan: Plan, silo: SiloSettings, entropy: Entropy) -> LocalTra
     steps = plan.config.training.steps_per_round
     trainer = _trainer(plan, silo)
 
-    def update(state: Vector) -> Vector:
+    def update(state: Vector, entropy: Entropy) -> Vector:
         local = trainer.train(plan.layout.unflatten(state), records, steps, entropy)
         return plan.update_layout.flatten(local.update)
 
@@ -228,7 +246,8 @@ def _trainer(plan: Plan, silo: SiloSettings) -> Any:
     training = plan.config.training
     if training.clip_norm is None or not plan.private:
         batch = max(1, round(training.sampling_rate * silo.nominal_size))
-        return PlainSgd(plan.task, PlainSettings(batch, training.learning_rate, training.momentum), silo.name)
+        settings = PlainSettings(batch, training.learning_rate, training.momentum, training.proximal)
+        return PlainSgd(plan.task, settings, silo.name)
     return LocalDpSgd(
         plan.task,
         DpSgdSettings(
@@ -240,6 +259,7 @@ def _trainer(plan: Plan, silo: SiloSettings) -> Any:
             momentum=training.momentum,
             grad_sample=training.grad_sample,
             max_physical_batch=training.max_physical_batch,
+            proximal=training.proximal,
         ),
     )
 
@@ -253,6 +273,10 @@ def noise_source(plan: Plan) -> str:
     return LocalDpSgd.noise_source
 
 
-def as_vector(plan: Plan) -> Vector:
-    """The initial global model as one vector."""
-    return np.asarray(plan.layout.flatten(plan.state), dtype=np.float32)
+def server_optimiser(config: Config) -> ServerOptimiser:
+    """The optimiser that the configuration asks for, at its start."""
+    server = config.server
+    if server.optimiser == "sgd":
+        return Sgd(server.learning_rate, server.momentum)
+    kind = Adam if server.optimiser == "adam" else Yogi
+    return kind(server.learning_rate, server.beta1, server.beta2, server.tau)

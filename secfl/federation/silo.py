@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
 from protocols.wire import peek_session_id
 from secfl.encoding import Encoder, EncodingScheme, TensorLayout
+from secfl.federation.randomness import Randomness, operating_system
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, Reservation
 
@@ -38,13 +38,13 @@ def context_hash(layout: TensorLayout, context: bytes) -> bytes:
 class LocalTraining:
     """What a silo does when its vector is needed.
 
-    :param update: from the global state as a flat float32 vector to the update, likewise flat; draws fresh noise.
+    :param update: from the global state (flat float32 vector) and a source of randomness to the update, likewise flat.
     :param event: what one call costs; None without privacy.
     :param layout: of the global state.
     :param update_layout: of the update.
     """
 
-    update: Callable[[Vector], Vector]
+    update: Callable[[Vector, Entropy], Vector]
     event: AnyPrivacyEvent | None
     layout: TensorLayout
     update_layout: TensorLayout
@@ -69,6 +69,8 @@ class Silo:
     :param scheme: the encoding that this silo agreed to; another one is refused.
     :param weight: public weight of its update.
     :param ledger: open for writing; None without privacy.
+    :param randomness: source of training's and rounding's choices in each attempt.
+    :param entropy: source of keys, seeds and shares.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Silo:
         scheme: EncodingScheme,
         weight: int = 1,
         ledger: Ledger | None = None,
+        randomness: Randomness = operating_system,
         entropy: Entropy = os.urandom,
     ) -> None:
         self.identity = identity
@@ -91,7 +94,8 @@ class Silo:
         self._store = store
         self._training = training
         self._weight = weight
-        self._encoder = Encoder(scheme, entropy, training.update_layout)
+        self._scheme = scheme
+        self._randomness = randomness
         self._entropy = entropy
         self._open: dict[SessionId, _Open] = {}
 
@@ -126,7 +130,9 @@ class Silo:
         reservation = self._reserve(need.parameters)
         try:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
-            words, _local = self._encoder.encode(self._training.update(state), self._weight)
+            entropy = self._randomness(str(self.identity.id), need.parameters.round_number, need.parameters.attempt)
+            encoder = Encoder(self._scheme, entropy, self._training.update_layout)
+            words, _local = encoder.encode(self._training.update(state, entropy), self._weight)
             reply = session.party.handle(header, chunks, vector=ArraySource(words))
         except BaseException:
             if reservation is not None and self.ledger is not None:
@@ -138,7 +144,7 @@ class Silo:
         return reply
 
     def _check_agreed(self, need: Need, context: bytes) -> None:
-        agreed = self._encoder.scheme.to_bytes()
+        agreed = self._scheme.to_bytes()
         if need.parameters.encoding != agreed:
             raise PolicyRefused("encoding", need.parameters.encoding.hex()[:32], f"{agreed.hex()[:32]}, as configured")
         size = 4 * self._training.layout.size
@@ -174,7 +180,3 @@ class Silo:
     def __repr__(self) -> str:
         return f"Silo({self.identity.id!r})"
 
-
-def flat(layout: TensorLayout, tensors: dict[str, Any]) -> Vector:
-    """Tensors as one float32 vector in the layout's order."""
-    return np.asarray(layout.flatten(tensors), dtype=np.float32)

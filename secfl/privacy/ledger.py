@@ -309,7 +309,6 @@ class Ledger:
                 raise PrivacyError("the ledger is closed")
             if os.getpid() != self._process:
                 raise PrivacyError("[LG-24] the ledger was opened by another process; open it in this one")
-            self._file.require_unchanged()
             self._state.check(entry)
             sequence = self._head.sequence + 1
             time = self._clock()

@@ -160,7 +160,7 @@ class LedgerFile:
         :raises LedgerCorrupt: the file changed under the lock (LG-22), or a failed write could not be undone and the
             ledger has to be opened anew (LG-25).
         """
-        self.require_unchanged()
+        self._require_unchanged()
         try:
             _write_all(self._descriptor, line)
         except OSError as error:
@@ -184,7 +184,7 @@ class LedgerFile:
         os.fsync(self._descriptor)
         self._size = size
 
-    def require_unchanged(self) -> None:
+    def _require_unchanged(self) -> None:
         """Refuse to go on when another hand changed the file (LG-22), or after a failure that was not undone (LG-25).
 
         :raises LedgerCorrupt: names the file.

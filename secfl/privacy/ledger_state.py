@@ -14,7 +14,7 @@ import numpy as np
 from protocols.errors import PrivacyError
 from secfl.privacy.accounting import ORDERS, ORDERS_VERSION, Curve, RdpFilter, compose, epsilon, rdp_curve
 from secfl.privacy.budget import check_delta
-from secfl.privacy.events import PrivacyEvent
+from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger_entries import (
     FORMAT,
     AnyEntry,
@@ -50,7 +50,7 @@ class Reservation:
     run: str
     round: int
     attempt: int
-    event: PrivacyEvent
+    event: AnyPrivacyEvent
 
 
 @dataclass(frozen=True)

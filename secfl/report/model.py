@@ -5,9 +5,12 @@ Never in here: realised batch sizes, clip counts, a single client's loss, norm o
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Final, Literal
 
 import msgspec
+
+from protocols.errors import ConfigError, UsageError
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -21,7 +24,7 @@ __all__ = [
     "SiloRow",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -74,6 +77,8 @@ class ReleaseRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of a silo's ledger, as charged."""
 
     release: str
+    run: str = ""
+    """Run that charged it: a ledger outlives its runs, and each run counts rounds from 1. Empty: not recorded."""
     round: int
     attempt: int
     state: str
@@ -86,12 +91,14 @@ class SiloRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A silo's side of the budget."""
 
     name: str
+    lineage: str = ""
+    """Lineage of records whose spend this ledger counts; empty: not recorded."""
     nominal_records: int
     """Public constant of the configuration, not a count."""
     budget_epsilon: float | None
     delta: float | None
     spent_epsilon: float | None
-    """By the RDP filter at its fixed order: the claim."""
+    """By the RDP filter at its fixed order: the claim. Over the life of the ledger, earlier runs included."""
     reserved_epsilon: float | None
     remaining_epsilon: float | None
     prv_epsilon: float | None
@@ -134,7 +141,7 @@ class Evaluation(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything about a run."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     name: str
     run_id: str
     started: str
@@ -142,6 +149,7 @@ class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     finished: str
     status: Literal["completed", "halted"]
     status_reason: str
+    rounds_planned: int | None = None
     engine: str
     simulation: bool
     """All parties in one process: the protocol ran, but nobody was protected from anybody."""
@@ -165,10 +173,41 @@ class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The configuration file, as read."""
 
     def to_json(self) -> bytes:
-        """Indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+        """Indented JSON, UTF-8, ending in a newline; `from_json` gives back an equal report.
+
+        :raises UsageError: names a field of another type than declared, a number that is not finite, or a text that is
+            not Unicode: JSON has neither.
+        """
+        values = msgspec.to_builtins(self)
+        _require_writable("report", values)
+        try:
+            msgspec.convert(values, RunReport)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"report: {error}") from None
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     @classmethod
     def from_json(cls, raw: bytes) -> RunReport:
-        """Read `to_json`; strict."""
-        return msgspec.json.decode(raw, type=cls)
+        """Read `to_json`; strict: no unknown field, no other schema version.
+
+        :raises ConfigError: names the field.
+        """
+        try:
+            return msgspec.json.decode(raw, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError("report", str(error), f"a report of schema version {SCHEMA_VERSION}") from None
+
+
+def _require_writable(where: str, value: Any) -> None:
+    """Refuse what JSON would change silently (not-a-number becomes null) or cannot hold."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _require_writable(f"{where}.key", key)
+            _require_writable(f"{where}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _require_writable(f"{where}[{index}]", item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: {value}; allowed: a finite number")
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"{where}: a text with a lone surrogate; allowed: Unicode text")

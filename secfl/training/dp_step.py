@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from secfl.training.batches import rows
 from secfl.training.noise import add_gaussian
+from secfl.training.proximal import Proximal
 from secfl.training.settings import DpSgdSettings
 from secfl.training.task import Task
 
@@ -74,6 +75,7 @@ class DpStep:
             expected_batch_size=settings.expected_batch,
         )
         self._optimizer.entropy = entropy
+        self._proximal = Proximal(self._parameters, settings.proximal)
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
@@ -130,6 +132,7 @@ class DpStep:
         """Add noise of standard deviation z C to the sum, divide by the expected batch and take the SGD step."""
         self._optimizer.add_noise()
         self._optimizer.scale_grad()
+        self._proximal.add()
         self._optimizer.original_optimizer.step()
 
 

@@ -16,6 +16,7 @@ from protocols.errors import ConfigError, EncodingError
 from secfl.training.batches import batch_of, length
 from secfl.training.checks import buffers, check_buffers_unchanged
 from secfl.training.sampling import shuffled_batches
+from secfl.training.proximal import Proximal
 from secfl.training.settings import PlainSettings
 from secfl.training.state import LocalUpdate, State, load_state, parameter_difference
 from secfl.training.task import Task
@@ -56,10 +57,12 @@ class PlainSgd:
         before = buffers(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         sgd = torch.optim.SGD(parameters, lr=self.settings.learning_rate, momentum=self.settings.momentum)
+        proximal = Proximal(parameters, self.settings.proximal)
         for batch in islice(shuffled_batches(length(records), self.settings.batch_size, entropy), steps):
             sgd.zero_grad()
             inputs, targets = batch_of(records, batch)
             torch.autograd.backward(self._task.record_losses(model(inputs), targets, len(batch)).mean())
+            proximal.add()
             sgd.step()
         check_buffers_unchanged(model, before)
         update = parameter_difference(model, state)

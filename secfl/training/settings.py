@@ -25,9 +25,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _check_sgd(learning_rate: float, momentum: float) -> None:
+def _check_sgd(learning_rate: float, momentum: float, proximal: float) -> None:
     _require(_is_number(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a number > 0")
     _require(_is_number(momentum) and 0 <= momentum < 1, "momentum", momentum, "0 <= momentum < 1")
+    _require(_is_number(proximal) and proximal >= 0, "proximal", proximal, "a number >= 0")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class DpSgdSettings:
     :param grad_sample: ``"hooks"`` materialises per-example gradients; ``"ghost"`` computes their norms alone and runs
         a second backward pass, for layers too large for the former (Li et al. 2022, Bu et al. 2022).
     :param max_physical_batch: records in memory at a time; a larger sample is summed in parts. ``None``: no bound.
+    :param proximal: weight mu of FedProx's pull towards the global model, >= 0.
     :raises ConfigError: naming the key.
     """
 
@@ -55,6 +57,7 @@ class DpSgdSettings:
     momentum: float = 0.0
     grad_sample: Literal["hooks", "ghost"] = "hooks"
     max_physical_batch: int | None = None
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         rate, size = self.sampling_rate, self.nominal_size
@@ -63,7 +66,7 @@ class DpSgdSettings:
         for key in ("noise_multiplier", "clip_norm"):
             value = getattr(self, key)
             _require(_is_number(value) and value > 0, key, value, "a number > 0")
-        _check_sgd(self.learning_rate, self.momentum)
+        _check_sgd(self.learning_rate, self.momentum, self.proximal)
         _require(self.grad_sample in ("hooks", "ghost"), "grad_sample", self.grad_sample, '"hooks" or "ghost"')
         bound = self.max_physical_batch
         _require(bound is None or _is_count(bound), "max_physical_batch", bound, "an integer >= 1, or none")
@@ -88,13 +91,15 @@ class PlainSettings:
     :param batch_size: records of a step, >= 1; a silo with fewer uses all of them.
     :param learning_rate: of the local SGD, > 0.
     :param momentum: of the local SGD, 0 <= momentum < 1; starts at zero in every call.
+    :param proximal: weight mu of FedProx's pull towards the global model, >= 0.
     :raises ConfigError: naming the key.
     """
 
     batch_size: int
     learning_rate: float
     momentum: float = 0.0
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         _require(_is_count(self.batch_size), "batch_size", self.batch_size, "an integer >= 1")
-        _check_sgd(self.learning_rate, self.momentum)
+        _check_sgd(self.learning_rate, self.momentum, self.proximal)

@@ -1,0 +1,103 @@
+"""How numbers and untrusted text are shown. A shown bound is never better than the value: spends round up, rests down."""
+
+from __future__ import annotations
+
+import unicodedata
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+__all__ = [
+    "DASH",
+    "byte_size",
+    "decimal",
+    "duration",
+    "grouped",
+    "rounded_down",
+    "rounded_up",
+    "shortened",
+    "visible",
+]
+
+DASH = "\u2013"
+_REPLACEMENT = "\ufffd"
+_THIN_SPACE = "\u2009"
+_PLACES = 3
+_SIGNIFICANT = 2
+_SMALLEST_DECIMAL = Decimal("1e-7")
+
+
+def visible(text: str) -> str:
+    """Replace control, format and unassigned characters, which could hide or reorder what stands beside them."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else _REPLACEMENT
+        for character in text
+    )
+
+
+def shortened(text: str, length: int) -> str:
+    """At most ``length`` characters, on one line, for the inside of a figure."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= length else f"{line[: length - 1]}\u2026"
+
+
+def rounded_up(value: float) -> str:
+    """A spend or a bound: to 3 decimals, or 2 significant digits if small, upwards."""
+    return _rounded(value, ROUND_CEILING)
+
+
+def rounded_down(value: float) -> str:
+    """What is left: to 3 decimals, or 2 significant digits if small, downwards."""
+    return _rounded(value, ROUND_FLOOR)
+
+
+def decimal(value: float) -> str:
+    """A constant or a measured value: to 6 significant digits, as a decimal fraction unless it is tiny or huge."""
+    exact = Decimal(repr(value))
+    if exact == 0:
+        return "0"
+    shown = _quantised(exact, exact.adjusted() - 5, ROUND_HALF_EVEN)
+    if _SMALLEST_DECIMAL <= abs(shown) < Decimal("1e9"):
+        return f"{shown:f}"
+    mantissa, _, exponent = f"{float(shown):e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def grouped(value: int) -> str:
+    """A count, with thin spaces between thousands."""
+    return f"{value:,}".replace(",", _THIN_SPACE)
+
+
+def byte_size(value: int) -> str:
+    """Bytes in decimal (SI) units, 3 significant digits."""
+    size = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{value} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB" if size < 999.5 else f"{size:.0f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 99.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _rounded(value: float, rounding: str) -> str:
+    exact = Decimal(repr(value))
+    if exact == 0:
+        return "0"
+    shown = _quantised(exact, min(-_PLACES, exact.adjusted() - _SIGNIFICANT + 1), rounding)
+    return f"{shown:f}" if abs(shown) >= _SMALLEST_DECIMAL or shown == 0 else f"{float(shown):.2g}"
+
+
+def _quantised(exact: Decimal, exponent: int, rounding: str) -> Decimal:
+    """Round to a power of ten without the zeros that follow."""
+    if exact.as_tuple().exponent >= exponent:  # type: ignore[operator]  # finite, hence a number
+        return exact.normalize() + 0
+    return exact.quantize(Decimal(1).scaleb(exponent), rounding=rounding).normalize() + 0

@@ -1,0 +1,119 @@
+"""The HTML page: templates filled from a report. Every text of a report is untrusted and escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from protocols.errors import MissingExtra
+from secfl.report import display, summary
+from secfl.report.figures import draw_all
+from secfl.report.model import RunReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+__all__ = ["render_html"]
+
+
+def render_html(report: RunReport) -> str:
+    """Return the report as one HTML page: no script, no network, the same text for the same report.
+
+    :raises MissingExtra: the extra ``report`` (jinja2, matplotlib) is not installed.
+    """
+    from_template = _environment()
+    drawings = draw_all(report)
+    return from_template.get_template("report.html.j2").render(
+        report=report, figures=drawings, style=_style_sheet(), **_derived(report)
+    )
+
+
+def _derived(report: RunReport) -> dict[str, Any]:
+    """What the page shows besides the records themselves."""
+    costs = summary.group_costs(report)
+    spends = [silo for silo in report.silos if silo.spent_epsilon is not None]
+    return {
+        "phase_totals": summary.phase_totals(report.rounds),
+        "checks": summary.checks(report.rounds),
+        "group_costs": costs,
+        "guess_bound": summary.guess_bound(costs[0].epsilon, costs[0].delta) if costs else None,
+        "highest": max(spends, key=lambda silo: silo.spent_epsilon or 0.0, default=None),
+        "seconds": summary.run_seconds(report),
+        "completed_rounds": sum(row.completed for row in report.rounds),
+        "dropout_count": sum(len(names) for row in report.rounds for _, names in summary.dropouts(row)),
+        "fault_count": sum(len(summary.faults(row)) for row in report.rounds),
+        "units": sorted({claim.unit for claim in report.claims}),
+    }
+
+
+@cache
+def _environment() -> Environment:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtra("the HTML report", "report") from error
+    environment = Environment(
+        loader=PackageLoader("secfl.report"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "up": _number(display.rounded_up),
+        "down": _number(display.rounded_down),
+        "decimal": _number(display.decimal),
+        "count": _number(display.grouped),
+        "bytes": _number(display.byte_size),
+        "duration": _number(display.duration),
+        "constant": _constant,
+        "percent_up": lambda share: f"{-int(-share * 100 // 1)}",
+    }
+    environment.globals |= {
+        "attempt_label": summary.attempt_label,
+        "dropouts": summary.dropouts,
+        "faults": summary.faults,
+    }
+    environment.tests["missing"] = lambda value: value is None or value == ""
+    return environment
+
+
+@cache
+def _style_sheet() -> Markup:
+    from importlib.resources import files
+
+    from markupsafe import Markup
+
+    # The package's own file, which holds no "<": nothing of a report enters it.
+    return Markup((files("secfl.report") / "templates" / "style.css").read_text("utf-8"))  # noqa: S704
+
+
+def _shown(value: Any) -> Any:
+    """What an expression of a template prints: a dash for what is missing, no invisible characters."""
+    from markupsafe import Markup
+
+    if value is None or value == "":
+        return Markup('<span class="missing" title="not available">{}</span>').format(display.DASH)
+    return display.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _number(show: Callable[[Any], str]) -> Callable[[Any], Any]:
+    """A filter that shows a number rounded and keeps the exact one in the markup; None stays None."""
+
+    def shown(value: float | None) -> Markup | None:
+        from markupsafe import Markup
+
+        return None if value is None else Markup('<data value="{}">{}</data>').format(repr(value), show(value))
+
+    return shown
+
+
+def _constant(value: str | int | float) -> Any:
+    """A value of a table of parameters."""
+    if isinstance(value, str):
+        return value
+    return _number(display.grouped if isinstance(value, int) else display.decimal)(value)
