@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -128,7 +129,9 @@ class SessionParameters(msgspec.Struct, array_like=True, frozen=True, forbid_unk
         try:
             SessionParameters.from_bytes(self.to_bytes())
         except (PeerFault, TypeError, OverflowError) as error:
-            raise UsageError(f"parameters: {error}") from None
+            # The codec names a field by its position.
+            named = re.sub(r"\$\[(\d+)\]", lambda found: self.__struct_fields__[int(found[1])], str(error))
+            raise UsageError(f"parameters: {named}") from None
         size = len(self.cohort)
         if size < 2:
             raise UsageError(f"cohort: {size} client; a sum over fewer than 2 hides nothing")

@@ -5,21 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from protocols.errors import ConfigError
+from protocols.errors import ConfigError, LedgerCorrupt, PeerFault
 from protocols.identity import Roster
 from secfl.cli.console import console, errors
 from secfl.privacy.ledger import LedgerSummary, inspect, verify
 
 __all__ = ["app"]
 
+_LONGEST_LINE = 1 << 20
+
 app = typer.Typer(help="Read and verify privacy ledgers.", no_args_is_help=True)
 
-LedgerPath = Annotated[Path, typer.Argument(help="Ledger file.", exists=True, dir_okay=False)]
+LedgerPath = Annotated[Path, typer.Argument(help="Ledger file.", dir_okay=False)]
 KeyOption = Annotated[str, typer.Option(help="The silo's Ed25519 public key, 64 hex digits.")]
-RosterOption = Annotated[Path | None, typer.Option(help="Roster file of the run, instead of --key.", dir_okay=False)]
+RosterOption = Annotated[
+    Path | None, typer.Option(help="Roster file of the run (roster.bin), instead of --key.", dir_okay=False)
+]
 
 
 @app.command("verify")
@@ -46,7 +52,7 @@ def show(ledger: LedgerPath, key: KeyOption = "", roster: RosterOption = None) -
 
 def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:
     if roster is not None:
-        return Roster.from_bytes(roster.read_bytes()).member(ledger.resolve().parent.name).identity_key
+        return _key_in_roster(ledger, roster)
     try:
         public = bytes.fromhex(key)
     except ValueError:
@@ -56,8 +62,40 @@ def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:
     return public
 
 
+def _key_in_roster(ledger: Path, path: Path) -> bytes:
+    """The key that the roster has for the silo that the ledger says it is of: verifying under it proves the rest."""
+    try:
+        roster = Roster.from_bytes(path.read_bytes())
+    except PeerFault:
+        raise ConfigError("--roster", f"{path} is not a roster", "the roster.bin of a run") from None
+    claimed = _claimed_silo(ledger)
+    members = {str(member.id): member.identity_key for member in roster}
+    if claimed not in members:
+        raise ConfigError("--roster", f"has no silo {claimed!r}, of which this ledger is", ", ".join(members))
+    return members[claimed]
+
+
+class _FirstEntry(msgspec.Struct):
+    silo: str
+
+
+class _FirstLine(msgspec.Struct):
+    entry: _FirstEntry
+
+
+def _claimed_silo(ledger: Path) -> str:
+    """Whose ledger it claims to be, unverified."""
+    try:
+        with ledger.open("rb") as file:
+            return msgspec.json.decode(file.readline(_LONGEST_LINE), type=_FirstLine).entry.silo
+    except FileNotFoundError:
+        raise LedgerCorrupt(f"{ledger}: no such ledger") from None
+    except msgspec.DecodeError:
+        raise LedgerCorrupt(f"{ledger}: its first line does not name a silo") from None
+
+
 def _print(summary: LedgerSummary) -> None:
-    console.print(f"silo {summary.silo}, lineage {summary.lineage}: {summary.source}", soft_wrap=True)
+    console.print(f"silo {summary.silo}, lineage {summary.lineage}: {escape(summary.source)}", soft_wrap=True)
     console.print(
         f"budget epsilon {summary.budget.epsilon:g}, delta {summary.budget.delta:g}, unit {summary.budget.unit}; "
         f"spent {summary.spent.filter_epsilon:.4f}, reserved {summary.reserved.filter_epsilon:.4f}, "
@@ -67,6 +105,6 @@ def _print(summary: LedgerSummary) -> None:
     table = Table("release", "state", "reserved at", "event")
     for release in summary.releases:
         event = release.reservation.event
-        table.add_row(release.reservation.release_id, release.state.value, release.reserved_at, repr(event))
+        table.add_row(release.reservation.release_id, release.state.value, release.reserved_at, escape(repr(event)))
     console.print(table)
     console.print(f"head {summary.head.sequence} {summary.head.hash}", soft_wrap=True)

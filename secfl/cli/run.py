@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 from rich.table import Table
 
+from protocols.errors import MissingExtra
 from secfl.cli.console import console
-from secfl.config import Config, load_config
+from secfl.cli.errors import HALTED
+from secfl.cli.progress import RoundsProgress
+from secfl.config import load_config
 from secfl.federation.session import FinishedRun, simulate
 from secfl.report import write_report
-from secfl.report.model import RoundRow, RunReport
+from secfl.report.model import RunReport
 
-__all__ = ["run"]
-
-HALTED = 10
-"""Exit code of a run that halted at its budget or for want of parties."""
+__all__ = ["finish", "require_report_extra", "run"]
 
 
 def run(
@@ -30,47 +31,41 @@ def run(
 ) -> None:
     """Train as the configuration says, all parties in this process, and write the report."""
     settings, text = load_config(config)
-    finished = _with_progress(settings, text, config.resolve().parent, output)
-    report = write_report(finished.report, finished.directory)
+    require_report_extra()
+    with RoundsProgress(settings) as progress:
+        finished = simulate(settings, text, config.resolve().parent, output=output, observer=progress.show)
+    finish(finished)
+
+
+def require_report_extra() -> None:
+    """Refuse before a budget is spent on a run whose report cannot be written.
+
+    :raises MissingExtra: the extra ``report`` is not installed.
+    """
+    if any(find_spec(package) is None for package in ("jinja2", "matplotlib")):
+        raise MissingExtra("the HTML report", "report")
+
+
+def finish(finished: FinishedRun) -> None:
+    """Write the report, show the result; the last line names the report.
+
+    :raises Exit: with `HALTED`, of a run that ended before its plan.
+    """
+    page = write_report(finished.report, finished.directory)
     _print_tables(finished.report)
-    console.print(f"Model: {finished.directory / 'model.safetensors'}", soft_wrap=True)
-    console.print(f"Report: {report}", soft_wrap=True)
-    if finished.report.status == "halted":
-        console.print(f"[bold red]halted[/]: {finished.report.status_reason}", soft_wrap=True)
+    halted = finished.report.status == "halted"
+    if halted:
+        console.print(f"[bold red]halted[/]: {escape(finished.report.status_reason)}", soft_wrap=True)
+    console.print(f"Model: {escape(str(finished.directory / 'model.safetensors'))}", soft_wrap=True)
+    console.print(f"Report: {escape(str(page))}", soft_wrap=True)
+    if halted:
         raise typer.Exit(HALTED)
-
-
-def _with_progress(settings: Config, text: str, directory: Path, output: Path | None) -> FinishedRun:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(settings.run.name, total=settings.run.rounds, note="")
-
-        def show(row: RoundRow) -> None:
-            notes = [f"round {row.number}: {len(row.contributors)} of {len(settings.silo)} silos"]
-            if row.failure:
-                notes.append(f"attempt {row.attempt + 1} failed: {row.failure}")
-            if row.metric is not None:
-                notes.append(f"{settings.evaluation.metric} {row.metric:.3f}")
-            if row.epsilon:
-                notes.append(f"epsilon {max(row.epsilon.values()):.2f}")
-            note = ", ".join(notes)
-            progress.update(task, advance=int(row.completed), note=note)
-            if not console.is_terminal:
-                progress.console.print(note, soft_wrap=True)
-
-        return simulate(settings, text, directory, output=output, observer=show)
 
 
 def _print_tables(report: RunReport) -> None:
     evaluation = report.evaluation
     if evaluation.value is not None:
-        console.print(f"{evaluation.metric} {evaluation.value:.4f} on {evaluation.records}", soft_wrap=True)
+        console.print(f"{escape(evaluation.metric)} {evaluation.value:.4f} on {evaluation.records}", soft_wrap=True)
     silos = Table("silo", "epsilon spent", "of", "delta", "rounds left", title="Privacy, per silo")
     for silo in report.silos:
         spent = "none" if silo.spent_epsilon is None else f"{silo.spent_epsilon:.3f}"

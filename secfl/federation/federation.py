@@ -156,7 +156,9 @@ class Federation:
         try:
             text = tomli_w.dumps(sections)
         except TypeError as error:
-            raise ConfigError("federation", f"a setting is no TOML value: {error}", "text, numbers, true, false") from None
+            raise ConfigError(
+                "federation", f"a setting is no TOML value: {error}", "text, numbers, true, false"
+            ) from None
         return parse_config(text), text
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from protocols.errors import ConfigError
 from protocols.primitives.signing import SigningKey
 from protocols.shape import Entropy
-from secfl.files import write_whole
+from secfl.files import write_new
 
 __all__ = ["load_key", "load_or_create_key"]
 
@@ -32,7 +32,10 @@ def load_or_create_key(path: Path, entropy: Entropy = os.urandom) -> SigningKey:
     key = SigningKey.generate(entropy)
     private = Ed25519PrivateKey.from_private_bytes(key.private_bytes())
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    try:
+        write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    except FileExistsError:  # another process was first; its key may have signed already
+        return load_key(path)
     return key
 
 

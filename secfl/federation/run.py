@@ -175,7 +175,7 @@ def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
         weights=plan.weights,
         threshold=aggregation.threshold,
         collusion_bound=aggregation.collusion_bound,
-        minimum_contributors=aggregation.minimum_contributors,
+        minimum_contributors=plan.config.minimum_contributors,
     )
 
 
@@ -208,7 +208,13 @@ def _why_halted(outcome: RoundOutcome) -> str:
     exhausted = _exhausted(outcome)
     if exhausted:
         return f"round {outcome.number}: the privacy budget of {', '.join(exhausted)} is spent; {outcome.failure}"
-    return f"round {outcome.number}: attempt {outcome.attempt + 1} was the last allowed and failed: {outcome.failure}"
+    reasons: dict[str, list[str]] = {}
+    for phase in outcome.phases:
+        for event in phase.events:
+            reasons.setdefault(str(event.error), []).append(event.party)
+    details = "".join(f"; {', '.join(parties)}: {reason}" for reason, parties in reasons.items())
+    last = f"attempt {outcome.attempt + 1} was the last allowed and failed: {outcome.failure}"
+    return f"round {outcome.number}: {last}{details}"
 
 
 def _now() -> str:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from protocols.errors import ConfigError
 from secfl import engines
 from secfl.config import Config, load_config
 from secfl.federation.checkpoint import Checkpoint, DirectoryJournal, load_checkpoint
+from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
 from secfl.federation.reporting import build_report
 from secfl.federation.run import (
@@ -123,8 +127,14 @@ def _evaluator(plan: Plan) -> Evaluate | None:
     from secfl.training import pooled_metric
 
     seed = plan.config.run.seed
-    tests = [plan.task.silo_data(silo.name, seed).test for silo in plan.config.silo]
+    with model_code("loading test records"):
+        tests = [plan.task.silo_data(silo.name, seed).test for silo in plan.config.silo]
     present = [records for records in tests if records is not None]
     if not present:
         raise ConfigError("evaluation.kind", "load_data gives no test records", '"none"')
-    return lambda state: pooled_metric(plan.task, plan.layout.unflatten(state), present)
+
+    def evaluate(state: npt.NDArray[np.float32]) -> float:
+        with model_code("evaluating the global model"):
+            return pooled_metric(plan.task, plan.layout.unflatten(state), present)
+
+    return evaluate

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from protocols.errors import ConfigError
+from protocols.errors import ConfigError, EncodingError
 from protocols.identity import Identity, Member, Roster
 from protocols.session import ClientPolicy
 from protocols.shape import Entropy
-from secfl.config import Config, SiloSettings
+from secfl.config import Config, Privacy, SiloSettings
 from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.storage import FileStore
 from secfl.federation.keys import load_or_create_key
+from secfl.federation.model_code import model_code
 from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
 from secfl.federation.randomness import Randomness, operating_system, seeded
 from secfl.federation.silo import LocalTraining, Silo, Vector
@@ -77,23 +78,12 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
     from secfl.training import model_state  # needs torch
 
     task = task or load_task(directory / config.model.file)
-    state = _initial_state(config, task, model_state)
-    parameters = {name: state[name] for name in _trainable(task)}
+    with model_code("building the model"):
+        state = _initial_state(config, task, model_state)
+        parameters = {name: state[name] for name in _trainable(task)}
     layout, update_layout = TensorLayout.of(state), TensorLayout.of(parameters)
-    weights = {
-        silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo
-    }
-    aggregation = config.aggregation
-    scheme = EncodingScheme.choose(
-        aggregation.value_range,
-        aggregation.value_bits,
-        maximum_contributors=config.server.cohort_size or len(config.silo),
-        layout_digest=update_layout.digest,
-        maximum_weight=max(weights.values()),
-        weighting="public" if aggregation.weights == "nominal" else "none",
-        rounding=aggregation.rounding,
-        on_overflow="clip",
-    )
+    weights = {silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo}
+    scheme = _scheme(config, update_layout, max(weights.values()))
     return Plan(
         config,
         directory,
@@ -106,6 +96,24 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         _noise_multipliers(config),
         randomness or (seeded(config.run.seed) if config.run.reproducible else operating_system),
     )
+
+
+def _scheme(config: Config, layout: TensorLayout, maximum_weight: int) -> EncodingScheme:
+    aggregation = config.aggregation
+    try:
+        return EncodingScheme.choose(
+            aggregation.value_range,
+            aggregation.value_bits,
+            maximum_contributors=config.cohort_size,
+            layout_digest=layout.digest,
+            maximum_weight=maximum_weight,
+            weighting="public" if aggregation.weights == "nominal" else "none",
+            rounding=aggregation.rounding,
+            on_overflow="clip",
+        )
+    except EncodingError as error:
+        allowed = "a range, bits and weights whose sum fits 64 bits"
+        raise ConfigError("aggregation", f"no encoding for these values: {error}", allowed) from None
 
 
 def _initial_state(config: Config, task: Task, model_state: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -141,7 +149,9 @@ def _noise_multipliers(config: Config) -> dict[str, float]:
 class Parties:
     """All silos of a simulation, with their open files; a context manager."""
 
-    def __init__(self, roster: Roster, silos: dict[str, Silo], ledgers: dict[str, Ledger], resources: ExitStack) -> None:
+    def __init__(
+        self, roster: Roster, silos: dict[str, Silo], ledgers: dict[str, Ledger], resources: ExitStack
+    ) -> None:
         self.roster = roster
         self.silos = silos
         self.ledgers = ledgers
@@ -195,10 +205,9 @@ def _policy(plan: Plan) -> ClientPolicy:
     """The simulated silos' floors: those of the configuration, else the library's own."""
     aggregation = plan.config.aggregation
     default = ClientPolicy()
-    size = plan.config.server.cohort_size or len(plan.config.silo)
     return ClientPolicy(
-        minimum_cohort=min(default.minimum_cohort, size),
-        minimum_contributors=aggregation.minimum_contributors or min(default.minimum_contributors, size),
+        minimum_cohort=min(default.minimum_cohort, plan.config.cohort_size),
+        minimum_contributors=plan.config.minimum_contributors,
         collusion_bound=aggregation.collusion_bound,
         value_range=plan.scheme.peak,
     )
@@ -210,7 +219,7 @@ def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> L
         raise ConfigError("privacy", "missing")
     path = home / silo.name / f"{config.ledger.lineage}.ledger"
     if path.exists() or path.with_name(path.name + ".mark").exists():
-        return Ledger.open(path, identity.signing_key)
+        return _opened(path, identity, config.privacy)
     path.parent.mkdir(parents=True, exist_ok=True)
     lineage = Lineage(
         silo=silo.name,
@@ -223,17 +232,31 @@ def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> L
     return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
 
 
+def _opened(path: Path, identity: Identity, privacy: Privacy) -> Ledger:
+    """A ledger from before; its budget was fixed when it began."""
+    ledger = Ledger.open(path, identity.signing_key)
+    budget = ledger.summary().budget
+    for key in ("epsilon", "delta", "unit"):
+        if getattr(budget, key) != getattr(privacy, key):
+            ledger.close()
+            problem = f"{getattr(privacy, key)!r}, but the ledger {path} began with another budget"
+            raise ConfigError(f"privacy.{key}", problem, repr(getattr(budget, key)))
+    return ledger
+
+
 def local_training(plan: Plan, silo: SiloSettings) -> LocalTraining:
     """A silo's local training as one function from global state to update.
 
     :raises ConfigError: the model cannot be trained privately, or `load_data` is at fault.
     """
-    records = plan.task.silo_data(silo.name, plan.config.run.seed).train
+    with model_code(f"loading the records of silo {silo.name!r}"):
+        records = plan.task.silo_data(silo.name, plan.config.run.seed).train
     steps = plan.config.training.steps_per_round
     trainer = _trainer(plan, silo)
 
     def update(state: Vector, entropy: Entropy) -> Vector:
-        local = trainer.train(plan.layout.unflatten(state), records, steps, entropy)
+        with model_code(f"training at silo {silo.name!r}", quote=False):
+            local = trainer.train(plan.layout.unflatten(state), records, steps, entropy)
         return plan.update_layout.flatten(local.update)
 
     event = plan.event(silo.name) if plan.private else None

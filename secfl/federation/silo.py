@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from protocols import secagg
-from protocols.errors import FaultReason, PolicyRefused, ServerFault
+from protocols.errors import FaultReason, PolicyRefused, PrivacyError, ProtocolError, ServerFault
 from protocols.identity import Identity, Role, Roster
 from protocols.primitives.labels import tagged_hash
 from protocols.session import ClientPolicy, SessionId, SessionParameters
@@ -55,8 +55,8 @@ class _Open:
     """One session in progress."""
 
     party: PartySession
-    reservation: Reservation | None = None
-    sent: bool = field(default=False)
+    sending: Reservation | None = None
+    """Charged, perhaps on its way, not yet known to have arrived."""
 
 
 class Silo:
@@ -104,44 +104,57 @@ class Silo:
 
         :raises BudgetExceeded: the ledger refuses the training; nothing was trained or sent.
         :raises ServerFault: CONTEXT_MISMATCH, the model at hand is not the one the session is bound to.
+        :raises ProtocolError: this silo's disk refused; nothing was sent.
         """
         session_id = SessionId(peek_session_id(header))
         session = self._open.get(session_id) or _Open(self._party())
         need = session.party.inspect(header)
-        if not need.vector:
-            reply = session.party.handle(header, chunks)
-        else:
-            reply = self._contribute(session, need, header, chunks, context)
+        try:
+            if not need.vector:
+                reply = session.party.handle(header, chunks)
+            else:
+                reply = self._contribute(session, need, header, chunks, context)
+        except OSError as error:
+            raise ProtocolError(f"{need.phase}: the disk of {self.identity.id!r} refused: {error.strerror}") from error
         self._keep(session_id, session)
         return reply
 
     def delivered(self, reply: Reply) -> None:
         """Commit what the server has taken."""
         session = self._open.get(SessionId(peek_session_id(reply.header)))
-        if session is not None and session.sent and session.reservation is not None and self.ledger is not None:
-            self.ledger.commit(session.reservation)
-            session.reservation = None
+        if session is not None and session.sending is not None and self.ledger is not None:
+            self.ledger.commit(session.sending)
+            session.sending = None
 
-    def _contribute(
-        self, session: _Open, need: Need, header: bytes, chunks: Iterable[Chunk], context: bytes
-    ) -> Reply:
+    def _contribute(self, session: _Open, need: Need, header: bytes, chunks: Iterable[Chunk], context: bytes) -> Reply:
         """Reserve, train, encode, protect, record `sending`: only then does the reply leave this method."""
         self._check_agreed(need, context)
         reservation = self._reserve(need.parameters)
+        # Kept again only once `sending` is on disk: until then no request, repeated or not, may get at the reply.
+        self._open.pop(need.session_id, None)
         try:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
             entropy = self._randomness(str(self.identity.id), need.parameters.round_number, need.parameters.attempt)
             encoder = Encoder(self._scheme, entropy, self._training.update_layout)
             words, _local = encoder.encode(self._training.update(state, entropy), self._weight)
             reply = session.party.handle(header, chunks, vector=ArraySource(words))
-        except BaseException:
             if reservation is not None and self.ledger is not None:
-                self.ledger.void(reservation, "training or protection failed; nothing was sent")
+                self.ledger.sending(reservation)
+        except Exception as error:
+            self._give_back(reservation, error)
             raise
-        if reservation is not None and self.ledger is not None:
-            self.ledger.sending(reservation)
-        session.reservation, session.sent = reservation, True
+        session.sending = reservation
         return reply
+
+    def _give_back(self, reservation: Reservation | None, error: Exception) -> None:
+        """Void what was reserved for a reply that will never leave."""
+        if reservation is None or self.ledger is None:
+            return
+        try:
+            self.ledger.void(reservation, "training, protection or the ledger failed; nothing was sent")
+        except PrivacyError as refusal:
+            # It stays charged. Opened anew, the ledger voids it, or counts it as spent if `sending` is on the disk.
+            error.add_note(f"the reservation could not be given back: {refusal}")
 
     def _check_agreed(self, need: Need, context: bytes) -> None:
         agreed = self._scheme.to_bytes()
@@ -179,4 +192,3 @@ class Silo:
 
     def __repr__(self) -> str:
         return f"Silo({self.identity.id!r})"
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "decimal",
     "duration",
     "grouped",
+    "moment",
     "rounded_down",
     "rounded_up",
     "shortened",
@@ -21,7 +23,6 @@ DASH = "\u2013"
 _REPLACEMENT = "\ufffd"
 _THIN_SPACE = "\u2009"
 _PLACES = 3
-_SIGNIFICANT = 2
 _SMALLEST_DECIMAL = Decimal("1e-7")
 
 
@@ -40,13 +41,21 @@ def shortened(text: str, length: int) -> str:
 
 
 def rounded_up(value: float) -> str:
-    """A spend or a bound: to 3 decimals, or 2 significant digits if small, upwards."""
-    return _rounded(value, ROUND_CEILING)
+    """A spend or a bound: upwards to 3 decimals, or to 2 significant digits where those would hide it."""
+    exact = Decimal(repr(value))
+    exponent = min(-_PLACES, exact.adjusted() - 1)
+    if exact == 0:
+        return "0"
+    shown = _quantised(exact, exponent, ROUND_CEILING)
+    if exponent == -_PLACES:
+        return f"{shown:.{_PLACES}f}"
+    return f"{shown:f}" if shown >= _SMALLEST_DECIMAL else f"{float(shown):.2g}"
 
 
 def rounded_down(value: float) -> str:
-    """What is left: to 3 decimals, or 2 significant digits if small, downwards."""
-    return _rounded(value, ROUND_FLOOR)
+    """What is left: downwards to 3 decimals."""
+    shown = _quantised(Decimal(repr(value)), -_PLACES, ROUND_FLOOR)
+    return f"{shown:.{_PLACES}f}" if shown else "0"
 
 
 def decimal(value: float) -> str:
@@ -76,6 +85,16 @@ def byte_size(value: int) -> str:
     return f"{size:.3g} TB" if size < 999.5 else f"{size:.0f} TB"
 
 
+def moment(text: str) -> str:
+    """An ISO 8601 time for people; any other text as it is."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = time.tzname()
+    return f"{time:%Y-%m-%d %H:%M:%S}{f' {zone}' if zone else ''}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
     if seconds < 0.9995:
@@ -86,14 +105,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def _rounded(value: float, rounding: str) -> str:
-    exact = Decimal(repr(value))
-    if exact == 0:
-        return "0"
-    shown = _quantised(exact, min(-_PLACES, exact.adjusted() - _SIGNIFICANT + 1), rounding)
-    return f"{shown:f}" if abs(shown) >= _SMALLEST_DECIMAL or shown == 0 else f"{float(shown):.2g}"
 
 
 def _quantised(exact: Decimal, exponent: int, rounding: str) -> Decimal:

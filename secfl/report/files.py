@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from secfl.report.model import RunReport
@@ -43,8 +42,9 @@ def write_json(report: RunReport, directory: Path) -> Path:
 
 def _write_whole(path: Path, content: bytes) -> Path:
     """Put ``content`` in the place of the file, so that at any moment the old or the new one stands there whole."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
+    # Readable by whom the user's umask allows: a report is made to be handed on.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)

@@ -71,14 +71,16 @@ def _environment() -> Environment:
         "bytes": _number(display.byte_size),
         "duration": _number(display.duration),
         "constant": _constant,
+        "moment": display.moment,
         "percent_up": lambda share: f"{-int(-share * 100 // 1)}",
     }
     environment.globals |= {
+        # Not the literal none: constants are printed when a template is compiled, past `finalize`.
+        "dash": None,
         "attempt_label": summary.attempt_label,
         "dropouts": summary.dropouts,
         "faults": summary.faults,
     }
-    environment.tests["missing"] = lambda value: value is None or value == ""
     return environment
 
 

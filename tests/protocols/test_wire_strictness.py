@@ -91,6 +91,8 @@ class TestEveryMessage:
         fields = raw_fields(CORPUS[name])
         for position in range(len(fields)):
             for value in (None, [[[]]], {"a": 1}, -1, 2**63, "\udcff".encode("utf-8", "surrogatepass")):
+                if isinstance(value, bytes) and (name, position) == ("AdvertiseKeysRequest", 5):
+                    continue  # parameters are any bytes, to this layer
                 changed = [*fields[:position], value, *fields[position + 1 :]]
                 with pytest.raises(PeerFault):
                     wire.decode(msgspec.msgpack.encode(changed), KINDS[name])
@@ -316,7 +318,7 @@ def test_session_id_depends_on_every_parameter(field: str) -> None:
         ({"modulus_bits": 65}, "modulus_bits"),
         ({"vector_length": 0}, "vector_length"),
         ({"vector_length": np.int64(5)}, "numpy.int64"),
-        ({"vector_length": 2**70}, "range|big|large"),
+        ({"vector_length": 2**70}, "serialize ints"),
         ({"vector_length": 2**39, "chunk_length": 64}, "at most 4294967296"),
         ({"chunk_length": 100}, "chunk_length"),
         ({"context_hash": b""}, "context_hash"),

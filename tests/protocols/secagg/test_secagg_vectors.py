@@ -1,0 +1,116 @@
+"""The recorded transcript is reproduced byte for byte, and replayed from the file alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from protocols import secagg
+from protocols.identity import Identity, Role, Roster
+from protocols.primitives.signing import SigningKey
+from protocols.session import ClientPolicy, SessionParameters
+from protocols.shape import ArraySource, Reply
+from protocols.testing.network import deliver
+from protocols.testing.storage import MemoryStore
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_secagg", VECTORS / "generate_secagg.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATOR = generator()
+SESSION = json.loads((VECTORS / "v1" / "secagg_session.json").read_text())
+MALFORMED = json.loads((VECTORS / "v1" / "secagg_malformed.json").read_text())
+
+
+def test_vectors_are_regenerated_byte_for_byte() -> None:
+    for path, content in GENERATOR.files().items():
+        assert path.read_bytes() == content, path.name
+
+
+class Recorded:
+    """Entropy that gives what the file says, and nothing else."""
+
+    def __init__(self, drawn: list[str]) -> None:
+        self.drawn = [bytes.fromhex(item) for item in drawn]
+
+    def __call__(self, count: int) -> bytes:
+        assert len(self.drawn[0]) == count
+        return self.drawn.pop(0)
+
+
+def test_session_is_replayed_from_the_file_alone() -> None:
+    """Keys, entropy and requests from the file; every reply and every request is the recorded one."""
+    roster = Roster.from_bytes(bytes.fromhex(SESSION["roster"]))
+    parameters = SessionParameters.from_bytes(bytes.fromhex(SESSION["parameters"]))
+    assert parameters.session_id().hex() == SESSION["session_id"]
+    server = secagg.server(parameters, roster)
+    parties = {
+        name: secagg.party(
+            Role.CLIENT,
+            Identity(name, SigningKey(bytes.fromhex(key))),
+            roster,
+            ClientPolicy(),
+            entropy=Recorded(SESSION["entropy"][name]),
+            store=MemoryStore(),
+        )
+        for name, key in SESSION["identity_keys"].items()
+    }
+    vectors = {name: ArraySource(np.array(vector, np.uint16)) for name, vector in SESSION["vectors"].items()}
+    messages = iter(SESSION["messages"])
+    count = 0
+    for message in messages:
+        assert message["direction"] == "down"
+        if server.phase != message["phase"]:
+            server.close_phase()
+        party = message["party"]
+        header = bytes.fromhex(message["bytes"])
+        assert next(item.header for item in server.requests() if item.party == party) == header
+        need = parties[party].inspect(header)
+        reply = parties[party].handle(header, vector=vectors[party] if need.vector else None)
+        parts = [reply.header, *(bytes(chunk) for chunk in reply.chunks), reply.trailer]
+        for part in parts:
+            recorded = next(messages)
+            assert (recorded["direction"], recorded["party"]) == ("up", party)
+            assert part.hex() == recorded["bytes"]
+            count += 1
+        deliver(server, Reply(reply.party, parts[0], parts[1:-1], parts[-1]))
+    server.close_phase()
+    aggregate = server.result()
+    assert list(aggregate.contributors) == SESSION["contributors"] == ["c00", "c02", "c03"]
+    assert aggregate.sum.tolist() == SESSION["sum"]
+    plain = np.sum([SESSION["vectors"][name] for name in aggregate.contributors], axis=0) % 2**12
+    assert plain.tolist() == SESSION["sum"]
+    assert count == 2 * 4 * 2 + 3 * 4 + 2 * 3 * 2
+
+
+@pytest.mark.parametrize("message", MALFORMED["requests"], ids=lambda message: message["name"])
+def test_malformed_request_is_refused_as_recorded(message: dict[str, str]) -> None:
+    got = GENERATOR.refusal(message["phase"], bytes.fromhex(message["header"]), None)
+    assert got == {key: message[key] for key in ("error", "rule", "reason")}
+
+
+@pytest.mark.parametrize("message", MALFORMED["replies"], ids=lambda message: message["name"])
+def test_malformed_reply_is_refused_as_recorded(message: dict) -> None:
+    chunks = [bytes.fromhex(chunk) for chunk in message["chunks"]]
+    reply = Reply(message["from"], bytes.fromhex(message["header"]), chunks, bytes.fromhex(message["trailer"]))
+    got = GENERATOR.refusal(message["phase"], None, reply)
+    assert got == {key: message[key] for key in ("error", "rule", "reason")}
+
+
+def test_every_malformed_message_breaks_a_rule_of_its_own_or_the_codec() -> None:
+    rules = [message["rule"] for message in MALFORMED["requests"] + MALFORMED["replies"]]
+    assert rules.count("") == 1
+    assert len(set(rules)) >= 18
