@@ -72,7 +72,7 @@ class Message:
         :raises PeerFault: MALFORMED or TOO_LARGE, see the module's rules.
         """
         decoder = FrameDecoder(limits)
-        frames = list(decoder.feed(raw))
+        frames = decoder.feed(raw)
         decoder.finish()
         return cls(frames[0].body, tuple(frame.body for frame in frames[1:-1]), frames[-1].body)
 
@@ -111,15 +111,15 @@ class FrameDecoder:
         self.finished = False
         """Whether the trailer has been seen."""
 
-    def feed(self, piece: Chunk) -> Iterator[Frame]:
-        """Take the next piece; give the frames that are now whole. The iterator must be run to its end.
+    def feed(self, piece: Chunk) -> list[Frame]:
+        """Take the next piece; give the frames that are now whole.
 
         :raises PeerFault: MALFORMED or TOO_LARGE; nothing more can be fed.
         """
         if self._failed:
             raise UsageError("the message was refused; a new one needs a new decoder")
         view = memoryview(piece).cast("B")
-        taken = 0
+        taken, frames = 0, []
         try:
             while taken < len(view):
                 if self.finished:
@@ -129,11 +129,12 @@ class FrameDecoder:
                 taken += wanted
                 frame = self._frame()
                 if frame is not None:
-                    yield frame
+                    frames.append(frame)
         except PeerFault:
             self._failed = True
             self._buffer.clear()
             raise
+        return frames
 
     def finish(self) -> None:
         """Say that no more bytes will come.

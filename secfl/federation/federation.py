@@ -28,8 +28,10 @@ __all__ = ["DataSilo", "Federation", "Run"]
 
 Section = Mapping[str, Any]
 
-TRAINING: Section = {"sampling_rate": 0.1, "steps_per_round": 10, "learning_rate": 0.1, "clip_norm": 1.0}
+TRAINING: Section = {"sampling_rate": 0.1, "steps_per_round": 10, "learning_rate": 0.1}
 """Local training unless told otherwise."""
+CLIP_NORM = 1.0
+"""With a budget, unless told otherwise."""
 AGGREGATION: Section = {"value_range": 8.0}
 
 
@@ -124,11 +126,11 @@ class Federation:
     ) -> None:
         self._directory = Path(directory)
         self._task = _task(model, silos, loss, metric)
-        training = {**TRAINING, **training, "mode": "none" if budget is None else "local-dp-sgd"}
+        mode: Section = {"mode": "none"} if budget is None else {"mode": "local-dp-sgd", "clip_norm": CLIP_NORM}
         self._sections: dict[str, Any] = {
             "run": {"name": name, "seed": seed},
             "silo": [{"name": silo, "nominal_size": _size(silos[silo])} for silo in silos],
-            "training": training,
+            "training": {**TRAINING, **mode, **training},
             "aggregation": {**AGGREGATION, **aggregation, "protocol": protocol},
             "server": dict(server or {}),
             "ledger": dict(ledger or {}),

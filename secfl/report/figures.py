@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawing", "draw_all"]
 
-_WIDTH, _HEIGHT = 6.0, 3.3  # inches at 72 user units: sets the size of text against that of the figure
+# Inches of 72 user units; against these the page's widths give all figures text of one size.
+_WIDTH, _HEIGHT, _HALF_WIDTH = 7.4, 3.3, 4.9
 _NAME_LENGTH = 22
 _MOST_TICKS = 12
 
@@ -42,11 +43,11 @@ def draw_all(report: RunReport) -> dict[str, Drawing]:
     return {drawing.key: drawing for drawing in drawings if drawing is not None}
 
 
-def _axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
+def _axes(height: float = _HEIGHT, width: float = _WIDTH) -> tuple[Figure, Axes]:
     # Without pyplot: no global state, no display, nothing to close.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height))
+    figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot()
 
 
@@ -92,7 +93,7 @@ def _epsilon(report: RunReport) -> Drawing | None:
                       textcoords="offset points")  # fmt: skip
     highest = max(value for curve in curves for value in (*curve, *budgets) if value is not None)
     axes.set_ylim(0, highest * 1.12 or 1)
-    axes.set_ylabel("epsilon spent (no unit)")
+    axes.set_ylabel("epsilon spent")
     _round_axis(axes, rounds)
     deltas = sorted({silo.delta for silo in report.silos if silo.delta is not None})
     caption = (
@@ -108,7 +109,7 @@ def _lines(axes: Axes, curves: dict[tuple[float | None, ...], list[str]]) -> Non
         points = [(position, value) for position, value in enumerate(curve) if value is not None]
         handles += axes.plot(*zip(*points, strict=True), color=SERIES[number], marker=MARKERS[number], markersize=5,
                              linewidth=1.8, linestyle=LINE_STYLES[number])  # fmt: skip
-        labels.append(_names(names))
+        labels.append(f"all {len(names)} silos" if len(curves) == 1 < len(names) else _names(names))
     _legend(axes, handles, labels, "lower right")
 
 
@@ -166,7 +167,7 @@ def _bars(
     totals = phase_totals(report.rounds)
     if not totals:
         return None
-    figure, axes = _axes(1.0 + 0.3 * len(totals) * (1 + 0.4 * (len(series) - 1)))
+    figure, axes = _axes(1.0 + 0.3 * len(totals) * (1 + 0.4 * (len(series) - 1)), _HALF_WIDTH)
     thickness = 0.72 / len(series)
     handles, words = [], []
     for number, (label, value) in enumerate(series):
@@ -217,7 +218,7 @@ def _dropouts(report: RunReport) -> Drawing | None:
     phases = [total.phase for total in phase_totals(rounds) if total.dropouts]
     if not phases:
         return None
-    figure, axes = _axes(2.6)
+    figure, axes = _axes(2.2)
     bottoms = [0] * len(rounds)
     handles, words = [], []
     for number, phase in enumerate(phases):

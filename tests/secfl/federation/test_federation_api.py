@@ -1,0 +1,151 @@
+"""`Federation`: five lines for those who have a model and records in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_task import FEATURES, load_data
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from protocols.errors import ConfigError
+from secfl.config import load_config
+from secfl.federation.federation import DataSilo, Federation
+from secfl.privacy import PrivacyBudget
+from secfl.training import add_update
+
+NAMES = ("a", "b", "c", "d")
+PER_RUN = {"kind": "per-run"}
+
+
+def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return binary_cross_entropy_with_logits(outputs[:, 0], targets, reduction="none")
+
+
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float(((outputs[:, 0] > 0) == (targets > 0.5)).float().mean())
+
+
+def silos(*, tests: bool = True) -> dict[str, DataSilo]:
+    found = {}
+    for name in NAMES:
+        train, test = load_data(name, 0)
+        found[name] = DataSilo(train, nominal_size=40, test=test if tests else None)
+    return found
+
+
+def federation(directory: Path, **options: Any) -> Federation:
+    settings: dict[str, Any] = {"loss": loss, "metric": accuracy, "ledger": PER_RUN, "directory": directory}
+    return Federation(nn.Linear(FEATURES, 1), silos(), **{**settings, **options})
+
+
+def test_five_lines_give_a_private_model_and_what_it_cost(tmp_path: Path) -> None:
+    budget = PrivacyBudget(epsilon=3, delta=1e-5, unit="record")
+    run = federation(tmp_path, budget=budget, protocol="secagg").run(rounds=2)
+    assert run.status == "completed"
+    assert set(run.epsilon) == set(NAMES)
+    assert all(2.99 < spent <= 3.0 for spent in run.epsilon.values())
+    assert {name: values.shape for name, values in run.model.items()} == {"bias": (1,), "weight": (1, FEATURES)}
+    assert run.metric is not None
+    assert [row.contributors for row in run.rounds] == [NAMES, NAMES]
+    assert run.report.privacy_mode == "local-dp-sgd"
+    assert run.report.simulation
+
+
+def test_without_a_budget_the_model_is_the_plain_mean_of_updates_to_rounding(tmp_path: Path) -> None:
+    # Full batches: what each silo computes does not depend on the order of its records.
+    model = nn.Linear(FEATURES, 1)
+    run = Federation(
+        model,
+        silos(),
+        loss=loss,
+        metric=accuracy,
+        training={"sampling_rate": 1.0, "steps_per_round": 1, "learning_rate": 0.5},
+        aggregation={"value_range": 1.0, "value_bits": 24},
+        ledger=PER_RUN,
+        directory=tmp_path,
+    ).run(rounds=1)
+    expected = {name: tensor.detach().numpy().copy() for name, tensor in model.named_parameters()}
+    for name in NAMES:
+        inputs, targets = load_data(name, 0)[0].tensors
+        model.zero_grad()
+        loss(model(inputs), targets).mean().backward()
+        update = {key: -0.5 / len(NAMES) * p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
+        expected = add_update(expected, update)
+    for name, values in run.model.items():
+        np.testing.assert_allclose(values, expected[name], atol=2.0**-23 + 1e-6)
+    assert run.epsilon == {}
+    assert run.report.privacy_mode == "none"
+
+
+def test_nothing_is_evaluated_without_unprotected_records(tmp_path: Path) -> None:
+    run = Federation(
+        nn.Linear(FEATURES, 1), silos(tests=False), loss=loss, metric=accuracy, ledger=PER_RUN, directory=tmp_path
+    ).run(rounds=1)
+    assert run.metric is None
+    assert run.report.evaluation.kind == "none"
+
+
+def test_a_model_file_and_public_sizes_are_enough(tmp_path: Path) -> None:
+    heart = Path(__file__).parents[3] / "examples" / "heart" / "model.py"
+    run = Federation(
+        heart,
+        {"cleveland": 227, "hungarian": 220, "va": 150},
+        budget=PrivacyBudget(epsilon=3, delta=1e-5),
+        training={"sampling_rate": 0.5, "steps_per_round": 1, "learning_rate": 1.0},
+        ledger=PER_RUN,
+        directory=tmp_path,
+    ).run(rounds=1)
+    assert run.status == "completed"
+    assert run.metric is not None
+
+
+def test_ledgers_last_for_life_unless_told_otherwise(tmp_path: Path) -> None:
+    private = {"budget": PrivacyBudget(epsilon=3, delta=1e-5), "ledger": None}
+    federation(tmp_path, **private).run(rounds=1)
+    again = federation(tmp_path, **private).run(rounds=1)
+    assert again.status == "halted"
+    assert "budget of a, b, c, d is spent" in again.report.status_reason
+    assert again.rounds[0].contributors == ()
+
+
+def test_the_configuration_that_is_kept_reads_back_as_the_one_that_ran(tmp_path: Path) -> None:
+    run = federation(tmp_path, server={"optimiser": "adam"}).run(rounds=1)
+    config, text = load_config(run.directory / "config.toml")
+    assert text == run.report.configuration
+    assert config.server.optimiser == "adam"
+    assert config.run.rounds == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"loss": None}, "loss"),
+        ({"training": {"learnin_rate": 1.0}}, "training.learnin_rate"),
+        ({"training": {"learning_rate": -1.0}}, "training.learning_rate"),
+        ({"aggregation": {"value_bits": 3}}, "aggregation.value_bits"),
+        ({"protocol": "magic"}, "aggregation.protocol"),
+        ({"server": {"optimiser": object()}}, "federation"),
+        ({"name": "Not A Name"}, "run.name"),
+        ({"ledger": {"kind": "none"}}, "ledger.kind"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_runs(tmp_path: Path, options: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        federation(tmp_path, **options)
+    assert caught.value.key == key
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_is_none_of_the_three_kinds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a module, a function that builds one, or a path"):
+        Federation(7, silos(), loss=loss, directory=tmp_path)  # type: ignore[arg-type]
+
+
+def test_sizes_without_records_need_a_model_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a DataSilo for each"):
+        Federation(nn.Linear(FEATURES, 1), {"a": 40, "b": 40}, loss=loss, directory=tmp_path)
