@@ -62,6 +62,8 @@ class Transition(Generic[StateT]):
     :param state: type of the state in which it is answered.
     :param answer: ``(session, state, request, vector) -> Answer``; pure but for the session's entropy.
     :param vector: whether the answer needs the party's vector.
+    :param check: ``(session, state, request)``, the part of `answer` that may refuse the request; `inspect` runs it, so
+        that nobody trains, or spends privacy budget, for a request that will be refused.
     """
 
     phase: str
@@ -69,6 +71,7 @@ class Transition(Generic[StateT]):
     state: type[SecretState]
     answer: Callable[[Any, Any, Any, VectorSource | None], Answer[StateT]]
     vector: bool = False
+    check: Callable[[Any, Any, Any], object] | None = None
 
 
 def needed(vector: VectorSource | None) -> VectorSource:
@@ -169,6 +172,8 @@ class PartyShell(PartySession, Generic[StateT]):
         """See `PartySession.inspect`."""
         answered = self._repeated(header) is not None
         transition, message, parameters = self._read(header, repeated=answered)
+        if transition.check is not None and not answered:
+            transition.check(self, self._state, message)
         return Need(
             SessionId(message.session_id),
             transition.phase,

@@ -1,9 +1,52 @@
-"""Federated training with secure aggregation and differential privacy."""
+"""Federated training with secure aggregation and differential privacy.
+
+`SecureAggregator` for those with a pipeline of their own (numpy alone), `Federation` for those with a model and records
+(extra ``train``), the ``secfl`` command for a configuration file.
+"""
 
 from __future__ import annotations
 
-from secfl.privacy.budget import PrivacyBudget
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PrivacyBudget", "__version__"]
+if TYPE_CHECKING:
+    from protocols.errors import SecflError
+    from secfl.aggregation import AggregationParty, AggregationServer, SecureAggregator
+    from secfl.federation.federation import DataSilo, Federation, Run
+    from secfl.privacy.budget import PrivacyBudget
+
+__all__ = [
+    "AggregationParty",
+    "AggregationServer",
+    "DataSilo",
+    "Federation",
+    "PrivacyBudget",
+    "Run",
+    "SecflError",
+    "SecureAggregator",
+    "__version__",
+]
 
 __version__ = "0.1.0"
+
+# Loaded when first asked for, so that `import secfl` costs nothing and needs no extra.
+_HOMES = {
+    "AggregationParty": "secfl.aggregation",
+    "AggregationServer": "secfl.aggregation",
+    "DataSilo": "secfl.federation.federation",
+    "Federation": "secfl.federation.federation",
+    "PrivacyBudget": "secfl.privacy.budget",
+    "Run": "secfl.federation.federation",
+    "SecflError": "protocols.errors",
+    "SecureAggregator": "secfl.aggregation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

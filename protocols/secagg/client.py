@@ -212,8 +212,6 @@ class SecAggClient(PartyShell[States]):
                 plain = seals.open(item.index, item.ciphertext)
             except PeerFault as fault:
                 raise self._suspect(fault.reason, suspects, "SA-16") from None
-            if len(plain) != len(state.own_shares):
-                raise self._suspect(FaultReason.BAD_SHARE, suspects, "SA-17")
             try:
                 for half in _halves(plain):
                     unpack_share(half)
@@ -313,7 +311,7 @@ class SecAggClient(PartyShell[States]):
     TRANSITIONS: ClassVar[tuple[Transition[Any], ...]] = (
         Transition(m.ADVERTISE_KEYS, m.AdvertiseKeysRequest, Idle, advertise_keys),
         Transition(m.SHARE_KEYS, m.ShareKeysRequest, Advertised, share_keys),
-        Transition(m.MASKED_INPUT, m.MaskedInputRequest, Shared, masked_input, vector=True),
+        Transition(m.MASKED_INPUT, m.MaskedInputRequest, Shared, masked_input, vector=True, check=_open_shares),
         Transition(m.CONSISTENCY_CHECK, m.ConsistencyCheckRequest, Masked, consistency_check),
         Transition(m.UNMASK, m.UnmaskRequest, Signed, unmask),
     )

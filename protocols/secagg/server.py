@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from protocols import wire
-from protocols.errors import FaultReason, PeerFault
+from protocols.errors import FaultReason, PeerFault, UsageError
 from protocols.identity import ClientId
 from protocols.primitives.bitpack import unpack
 from protocols.primitives.prg import MaskStream
@@ -161,11 +161,16 @@ class MaskedInput(_Phase):
         parameters = shell.parameters
         bits = parameters.modulus_bits
         total = _words(shell, self.accumulator)
-        for index, chunk in enumerate(reply.spool.chunks()):
+        chunks = iter(reply.spool.chunks())
+        for index in range(parameters.chunk_count()):
             start = index * parameters.chunk_length
             entries = parameters.chunk_entries(index)
             part = total[start : start + entries]
-            np.add(part, unpack(chunk, entries, bits), out=part)
+            try:
+                np.add(part, unpack(next(chunks), entries, bits), out=part)
+            except (PeerFault, StopIteration):
+                # All was checked as it came in: the client has no part in this, and the sum is half made.
+                raise UsageError(f"spool: chunk {index} is not what was put in") from None
 
     def close(self, shell: ServerShell) -> Phase:
         """Fix the contributors."""

@@ -25,7 +25,18 @@ from secfl.encoding.scheme import MINIMAL_BITS, OnOverflow
 from secfl.encoding.tensors import INTEGER_DTYPES, Container, TensorForm, inspect_tensor
 from secfl.encoding.vectors import largest_magnitude
 
-__all__ = ["ARRAY", "Codec", "FloatCodec", "IntegerCodec", "Totals", "Value", "blame", "named", "tensor_forms"]
+__all__ = [
+    "ARRAY",
+    "Codec",
+    "FloatCodec",
+    "IntegerCodec",
+    "Totals",
+    "Value",
+    "blame",
+    "check_integer_range",
+    "named",
+    "tensor_forms",
+]
 
 Value: TypeAlias = "npt.NDArray[Any] | np.generic | int | float | Mapping[str, Any]"
 """One array (or number), or arrays by name. Torch tensors of floats are taken as well."""
@@ -114,7 +125,7 @@ class FloatCodec:
     container: Container
 
     @classmethod
-    def choose(  # noqa: PLR0913  public constants, by keyword
+    def choose(
         cls,
         like: Value,
         *,

@@ -5,7 +5,7 @@
 
 The trailer ends a message; a request's is empty. Rules: FR-1 the preamble opens a message; FR-2 a header comes first,
 once; FR-3 then chunks and one trailer, nothing else; FR-4 a body is within its limit, looked at before the body is
-read; FR-5 no more chunks than agreed on; FR-6 nothing after the trailer; FR-7 a message is whole.
+read; FR-5 no more chunks than agreed on; FR-6 nothing after the trailer of a whole message; FR-7 a message is whole.
 Nothing here says who sent a message: the trailer's signature does, once the session has verified it.
 """
 
@@ -27,6 +27,8 @@ PREAMBLE = b"SECFL\x01"
 HEADER, CHUNK, TRAILER = b"H", b"C", b"T"
 _LENGTH_BYTES = 4
 _OPENING_BYTES = 1 + _LENGTH_BYTES
+_REPLY_HEADER_BYTES = 4096
+_REPLY_HEADER_BYTES_PER_PARTY = 256
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,17 @@ class FrameLimits:
     trailer: int = 0
 
     @classmethod
-    def of_reply(cls, parameters: SessionParameters, *, vector: bool) -> FrameLimits:
-        """Limits of a reply; with chunks where the phase carries vectors."""
-        entries = parameters.chunk_entries(0)
+    def of_request(cls) -> FrameLimits:
+        """Limits of a request: a header alone."""
+        return cls()
+
+    @classmethod
+    def of_reply(cls, parameters: SessionParameters) -> FrameLimits:
+        """Limits of a reply in any phase of a session; the session itself allows less in most of them."""
         return cls(
-            chunk=CHUNK_INDEX_BYTES + packed_size(entries, parameters.modulus_bits) if vector else 0,
-            chunks=parameters.chunk_count() if vector else 0,
+            header=_REPLY_HEADER_BYTES + _REPLY_HEADER_BYTES_PER_PARTY * len(parameters.cohort),
+            chunk=CHUNK_INDEX_BYTES + packed_size(parameters.chunk_entries(0), parameters.modulus_bits),
+            chunks=parameters.chunk_count(),
             trailer=SIGNATURE_BYTES,
         )
 
@@ -110,26 +117,30 @@ class FrameDecoder:
         self._failed = False
         self.finished = False
         """Whether the trailer has been seen."""
+        self.left_over = b""
+        """What came after the trailer in the last piece: on a stream, the next message's beginning."""
 
     def feed(self, piece: Chunk) -> list[Frame]:
         """Take the next piece; give the frames that are now whole.
 
         :raises PeerFault: MALFORMED or TOO_LARGE; nothing more can be fed.
         """
-        if self._failed:
-            raise UsageError("the message was refused; a new one needs a new decoder")
+        if self._failed or self.finished:
+            raise UsageError(f"the message {'was refused' if self._failed else 'is whole'}; take a new decoder")
         view = memoryview(piece).cast("B")
         taken, frames = 0, []
         try:
             while taken < len(view):
-                if self.finished:
-                    raise _malformed("bytes after the trailer", "FR-6")
                 wanted = self._wanted() - len(self._buffer)
                 self._buffer += view[taken : taken + wanted]
                 taken += wanted
                 frame = self._frame()
-                if frame is not None:
-                    frames.append(frame)
+                if frame is None:
+                    continue
+                frames.append(frame)
+                if frame.kind == TRAILER:
+                    self.left_over = bytes(view[taken:])
+                    break
         except PeerFault:
             self._failed = True
             self._buffer.clear()
@@ -137,12 +148,14 @@ class FrameDecoder:
         return frames
 
     def finish(self) -> None:
-        """Say that no more bytes will come.
+        """Say that this was the message and nothing else.
 
-        :raises PeerFault: MALFORMED, the message is cut short.
+        :raises PeerFault: MALFORMED, the message is cut short or something follows it.
         """
         if not self.finished:
             raise _malformed("the message is cut short", "FR-7")
+        if self.left_over:
+            raise _malformed("bytes after the trailer", "FR-6")
 
     def _wanted(self) -> int:
         """Bytes that the buffer should hold before anything more can be said; limits are checked here."""

@@ -58,7 +58,8 @@ def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:
     except ValueError:
         public = b""
     if len(public) != 32:
-        raise ConfigError("--key", f"{len(key)} characters", "64 hex digits, or --roster FILE")
+        problem = f"{key!r} is no public key" if key else "missing"
+        raise ConfigError("--key", problem, "64 hex digits, or --roster FILE")
     return public
 
 
@@ -72,6 +73,9 @@ def _key_in_roster(ledger: Path, path: Path) -> bytes:
     members = {str(member.id): member.identity_key for member in roster}
     if claimed not in members:
         raise ConfigError("--roster", f"has no silo {claimed!r}, of which this ledger is", ", ".join(members))
+    place = ledger.resolve().parent.name
+    if place in members and place != claimed:
+        raise LedgerCorrupt(f"{ledger}: is of silo {claimed!r}, but lies in the directory of {place!r}")
     return members[claimed]
 
 
@@ -90,7 +94,7 @@ def _claimed_silo(ledger: Path) -> str:
             return msgspec.json.decode(file.readline(_LONGEST_LINE), type=_FirstLine).entry.silo
     except FileNotFoundError:
         raise LedgerCorrupt(f"{ledger}: no such ledger") from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise LedgerCorrupt(f"{ledger}: its first line does not name a silo") from None
 
 

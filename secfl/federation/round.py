@@ -27,6 +27,7 @@ class RoundOutcome:
 
     number: int
     attempt: int
+    parameters: SessionParameters = field(repr=False)
     session: str
     model_hash: str
     mean: npt.NDArray[np.float64] | None = field(repr=False)
@@ -99,6 +100,7 @@ class RoundPlan:
         return RoundOutcome(
             number=number,
             attempt=attempt,
+            parameters=parameters,
             session=parameters.session_id().hex(),
             model_hash=parameters.context_hash.hex(),
             mean=mean,

@@ -16,11 +16,13 @@ import numpy.typing as npt
 from protocols.errors import BudgetExceeded, EncodingError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
+from secfl.events import Observer as EventObserver
 from secfl.federation.checkpoint import Checkpoint, Journal, Progress
 from secfl.federation.cohort import sample_cohort
 from secfl.federation.round import RoundOutcome, RoundPlan
 from secfl.federation.rows import round_row
 from secfl.federation.setup import Parties, Plan, server_optimiser
+from secfl.federation.telling import round_events
 from secfl.files import write_whole
 from secfl.report.model import RoundRow
 
@@ -77,14 +79,16 @@ def run_rounds(
     *,
     evaluate: Evaluate | None = None,
     observer: Observer | None = None,
+    events: EventObserver | None = None,
 ) -> RunResult:
     """Run the rounds after a checkpoint. A round is tried a bounded number of times; each try trains afresh.
 
     :param journal: remembers begun attempts and checkpoints, so that a killed run can go on.
     :param evaluate: metric of a global model, on records that may be used; None for none.
     :param observer: told of every attempt.
+    :param events: told of everything in between (`secfl.events`).
     """
-    loop = _Loop(plan, parties, engine, start, journal, evaluate, observer)
+    loop = _Loop(plan, parties, engine, start, journal, evaluate, observer, events)
     reason = ""
     for number in range(start.progress.finished_round + 1, plan.config.run.rounds + 1):
         reason = loop.round(number)
@@ -109,7 +113,9 @@ class _Loop:
         journal: Journal,
         evaluate: Evaluate | None,
         observer: Observer | None,
+        events: EventObserver | None,
     ) -> None:
+        self._events = events
         self._plan = plan
         self._parties = parties
         self._engine = engine
@@ -145,6 +151,9 @@ class _Loop:
             self.state = _apply(self._plan, self.state, self._optimiser.step(outcome.mean))
             metric = self._evaluate(self.state) if self._evaluate else None
             finished = number
+        if self._events is not None:
+            for event in round_events(outcome, self._parties.ledgers, simulation=self._engine.simulation):
+                self._events(event)
         row = round_row(outcome, metric, spent(self._parties))
         self._remember(row, finished, self.progress.metric if metric is None else metric)
         return outcome

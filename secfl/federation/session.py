@@ -13,6 +13,7 @@ import numpy.typing as npt
 from protocols.errors import ConfigError
 from secfl import engines
 from secfl.config import Config, load_config
+from secfl.events import jsonl_observer
 from secfl.federation.checkpoint import Checkpoint, DirectoryJournal, load_checkpoint
 from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
@@ -34,6 +35,8 @@ from secfl.training import Task
 __all__ = ["FinishedRun", "resume", "simulate"]
 
 CONFIGURATION = "config.toml"
+EVENTS = "events.jsonl"
+"""What happened, one JSON object a line, for other tools; a resumed run goes on at its end."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def simulate(
     task: Task | None = None,
     randomness: Randomness | None = None,
 ) -> FinishedRun:
-    """Run all parties in this process; write model, roster, checkpoints and ledgers into a directory of the run.
+    """Run all parties in this process; write model, roster, checkpoints, events and ledgers into the run's directory.
 
     :param text: the configuration as read: kept with the run, shown in the report.
     :param directory: of the configuration file.
@@ -110,7 +113,10 @@ def _run(
             deadline_seconds=plan.config.aggregation.deadline_seconds,
         )
         journal = DirectoryJournal(run_directory)
-        result = run_rounds(plan, parties, engine, start, journal, evaluate=evaluate, observer=observer)
+        with jsonl_observer(run_directory / EVENTS) as events:
+            result = run_rounds(
+                plan, parties, engine, start, journal, evaluate=evaluate, observer=observer, events=events
+            )
         write_model(run_directory, plan, result.state)
         report = build_report(plan, parties, engine, result, text)
     return FinishedRun(result, report, run_directory)

@@ -120,7 +120,7 @@ class Silo:
         return reply
 
     def delivered(self, reply: Reply) -> None:
-        """Commit what the server has taken."""
+        """Commit what the server has taken; a commit that the disk refused is tried again with the next reply."""
         session = self._open.get(SessionId(peek_session_id(reply.header)))
         if session is not None and session.sending is not None and self.ledger is not None:
             self.ledger.commit(session.sending)

@@ -1,6 +1,6 @@
 """The report of a run: its records, their JSON, and one self-contained HTML page made from the same records.
 
-The page needs the extra ``report`` (jinja2, matplotlib), which is imported when a page is rendered; the JSON needs none.
+The page needs the extra ``report`` (jinja2, matplotlib), imported when a page is rendered; the JSON needs none.
 """
 
 from __future__ import annotations

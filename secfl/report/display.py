@@ -1,4 +1,7 @@
-"""How numbers and untrusted text are shown. A shown bound is never better than the value: spends round up, rests down."""
+"""How numbers and untrusted text are shown.
+
+What is shown is never better than what is: spends and bounds are rounded up, what is left is rounded down.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ __all__ = [
     "decimal",
     "duration",
     "grouped",
+    "measured",
     "moment",
     "rounded_down",
     "rounded_up",
@@ -59,7 +63,7 @@ def rounded_down(value: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """A constant or a measured value: to 6 significant digits, as a decimal fraction unless it is tiny or huge."""
+    """A constant: to 6 significant digits, as a decimal fraction unless it is tiny or huge."""
     exact = Decimal(repr(value))
     if exact == 0:
         return "0"
@@ -73,6 +77,11 @@ def decimal(value: float) -> str:
 def grouped(value: int) -> str:
     """A count, with thin spaces between thousands."""
     return f"{value:,}".replace(",", _THIN_SPACE)
+
+
+def measured(value: float) -> str:
+    """A measured value: to 4 significant digits, all of them shown so that a column lines up."""
+    return f"{value:#.4g}".removesuffix(".") if 1e-4 <= abs(value) < 9999.5 else decimal(value)
 
 
 def byte_size(value: int) -> str:

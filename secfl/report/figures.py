@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from secfl.report.display import byte_size, decimal, duration, rounded_up, shortened
+from secfl.report.display import byte_size, decimal, duration, measured, rounded_up, shortened
 from secfl.report.model import RoundRow, RunReport
 from secfl.report.summary import attempt_label, phase_totals
 from secfl.report.svg import GRID, HATCHES, INK, LINE_STYLES, MARKERS, SERIES, plot_style, to_svg
@@ -22,6 +22,7 @@ __all__ = ["Drawing", "draw_all"]
 _WIDTH, _HEIGHT, _HALF_WIDTH = 7.4, 3.3, 4.9
 _NAME_LENGTH = 22
 _MOST_TICKS = 12
+_Location = Literal["lower right", "upper right"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def _round_axis(axes: Axes, rounds: Sequence[RoundRow]) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str], location: str, columns: int = 1) -> None:
+def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str], location: _Location, columns: int = 1) -> None:
     """Set the texts after the fact: matplotlib leaves out a label that opens with an underscore."""
-    legend = axes.legend(handles, [str(number) for number in range(len(labels))], loc=location, ncols=columns)
+    stand_ins = [str(number) for number in range(len(labels))]
+    legend = axes.legend(handles=handles, labels=stand_ins, loc=location, ncols=columns)
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)
 
@@ -151,12 +153,12 @@ def _metric(report: RunReport) -> Drawing | None:
     figure, axes = _axes()
     axes.plot(*zip(*points, strict=True), color=SERIES[0], marker="o", markersize=5, linewidth=1.8)
     position, value = points[-1]
-    axes.annotate(decimal(value), (position, value), (0, 8), textcoords="offset points", ha="center", weight="bold")
+    axes.annotate(measured(value), (position, value), (0, 8), textcoords="offset points", ha="center", weight="bold")
     axes.margins(y=0.2)
     axes.set_ylabel(name)
     _round_axis(axes, rounds)
-    caption = f"{name} after each completed round, on records declared unprotected. The vertical axis need not start at 0."
-    words = ", ".join(f"{decimal(value)} after round {attempt_label(rounds[position])}" for position, value in points)
+    caption = f"{name} after each completed round, on records declared unprotected. The axis need not start at 0."
+    words = ", ".join(f"{measured(value)} after round {attempt_label(rounds[position])}" for position, value in points)
     return _finish(figure, "metric", f"{name} by round", caption, f"Line chart. {words}.")
 
 
@@ -169,14 +171,17 @@ def _bars(
         return None
     figure, axes = _axes(1.0 + 0.3 * len(totals) * (1 + 0.4 * (len(series) - 1)), _HALF_WIDTH)
     thickness = 0.72 / len(series)
-    handles, words = [], []
+    handles: list[Any] = []
+    words: list[str] = []
     for number, (label, value) in enumerate(series):
         values = [value(total) for total in totals]
         places = [position + (number - (len(series) - 1) / 2) * thickness for position in range(len(totals))]
         bars = axes.barh(places, values, thickness * 0.9, color=SERIES[number], hatch=HATCHES[number])
         axes.bar_label(bars, [show(item) for item in values], padding=4)
         handles.append(bars)
-        words += [f"{total.phase} {label} {show(item)}" for total, item in zip(totals, values, strict=True)]
+        words += [
+            " ".join(filter(None, (total.phase, label, show(item)))) for total, item in zip(totals, values, strict=True)
+        ]
     axes.set_yticks(range(len(totals)), [shortened(total.phase, _NAME_LENGTH) for total in totals])
     axes.invert_yaxis()
     axes.margins(x=0.2)
@@ -184,7 +189,7 @@ def _bars(
     axes.set_xlabel(unit)
     axes.grid(visible=False, axis="y")
     if len(series) > 1:
-        figure.legend(handles, [label for label, _ in series], loc="outside upper left", ncols=len(series))
+        figure.legend(handles=handles, labels=[name for name, _ in series], loc="outside upper left", ncols=len(series))
     return figure, f"Bar chart. {', '.join(words)}."
 
 
@@ -203,7 +208,7 @@ def _bytes(report: RunReport) -> Drawing | None:
     )
     drawn = _bars(
         report,
-        [("to the server", lambda total: total.bytes_up / divisor), ("to the parties", lambda t: t.bytes_down / divisor)],
+        [("to the server", lambda t: t.bytes_up / divisor), ("to the parties", lambda t: t.bytes_down / divisor)],
         lambda value: byte_size(round(value * divisor)),
         f"{unit}, all rounds and parties",
     )
@@ -228,7 +233,7 @@ def _dropouts(report: RunReport) -> Drawing | None:
         bottoms = [low + count for low, count in zip(bottoms, counts, strict=True)]
         words += [f"{phase}: {n} in round {attempt_label(r)}" for r, n in zip(rounds, counts, strict=True) if n]
     axes.set_ylim(0, max(bottoms) + 0.5)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("y", integer=True)
     axes.set_ylabel("parties")
     _round_axis(axes, rounds)
     _legend(axes, handles, [shortened(phase, _NAME_LENGTH) for phase in phases], "upper right", len(phases))

@@ -66,6 +66,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "up": _number(display.rounded_up),
         "down": _number(display.rounded_down),
+        "measured": _number(display.measured),
         "decimal": _number(display.decimal),
         "count": _number(display.grouped),
         "bytes": _number(display.byte_size),

@@ -65,7 +65,7 @@ def test_server_that_splits_the_cohort_has_no_quorum_for_either_set() -> None:
 
 
 def test_two_quorums_need_more_than_c_colluders_and_are_then_proven_by_every_honest_client_they_are_shown_to() -> None:
-    """c = 2 colluders (c00, c01) sign both sets. Honest clients sign once: 5 + 5 - 2 * 2 > 5 of them would be needed."""
+    """c = 2 colluders (c00, c01) sign both sets; two quorums would take 5 + 5 - 2 * 2 = 6 of the 5 honest clients."""
     cohort = Cohort(7)
     signed = split(cohort, {LARGE: [2, 3, 5], SMALL: [4, 6]})
     root = cohort.parties["c02"]._state.root
@@ -116,8 +116,9 @@ def test_client_is_never_survivor_to_some_and_dropout_to_others() -> None:
             except ServerFault:
                 continue
             given["seed" if contributors == EVERYBODY else "masking key"] += 1
-    honest = {kind: count for kind, count in given.items()}
-    assert honest["masking key"] + 2 < cohort.parameters.threshold or honest["seed"] + 2 < cohort.parameters.threshold
+    # With 2 colluders the smaller set has its quorum of 5, and c06's masking key can be rebuilt: it is a dropout. The
+    # larger set has 4 signatures whatever the server does, so its seed, 2 shares of 5, stays closed.
+    assert given == {"seed": 0, "masking key": 3}
 
 
 def test_request_cannot_express_which_kind_of_share_is_wanted() -> None:

@@ -30,6 +30,10 @@ class Refusals:
         session = self.cohort.parties[party]
         before = (session._state, session._answered, session._spool, session._parameters, session._session_id)
         records = dict(session._store._records)
+        if self.cohort.server.phase == "MaskedInput" and not chunks:
+            with pytest.raises(kind) as looked_at:  # before anybody trains for it
+                session.inspect(header)
+            assert (looked_at.value.rule, looked_at.value.reason) == (rule, reason)
         with pytest.raises(PeerFault) as caught:
             session.handle(header, chunks, vector=self.vector(party))
         fault = caught.value

@@ -14,9 +14,9 @@ RULE = re.compile(r"(?:SP|PT|SV|SA|SS)-\d+")
 INTRODUCTION = """# Validation rules
 
 Each rule of the sessions has a number, which a refusal carries in `rule`, a line of code, and tests that break exactly
-it on real bytes: they assert the class of the refusal, its reason, its culprit, that the session is as it was, and that it
-ends with the exact sum afterwards. What the codec itself refuses (wrong types, lengths, trailing bytes, encodings that
-are not canonical) has no number; tests/protocols/test_wire_strictness.py covers it.
+it on real bytes: they assert the class of the refusal, its reason, its culprit, that the session is as it was, and
+that it ends with the exact sum afterwards. What the codec itself refuses (wrong types, lengths, trailing bytes,
+encodings that are not canonical) has no number; tests/protocols/test_wire_strictness.py covers it.
 
 This page is written by `python tests/protocols/rules_table.py`; a test compares it with code and tests.
 """

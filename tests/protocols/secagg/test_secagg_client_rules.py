@@ -289,9 +289,10 @@ def test_sa_16_ciphertext_with_a_flipped_bit_is_refused(cohort, refused) -> None
     suspect(refused, swapped(cohort, bytes(damaged)), "SA-16", FaultReason.BAD_CIPHERTEXT)
 
 
-def test_sa_17_sealed_share_of_the_wrong_length_is_refused(cohort, refused) -> None:
+@pytest.mark.parametrize("length", [0, 66, 67, 69, 70])
+def test_sa_17_sealed_share_of_the_wrong_length_is_refused(cohort, refused, length) -> None:
     items = sealed_shares(cohort)
-    items[0] = resealed(cohort, "c00", bytes(67))
+    items[0] = resealed(cohort, "c00", bytes(length))
     suspect(refused, masked_input(cohort, items), "SA-17", FaultReason.BAD_SHARE)
 
 

@@ -87,7 +87,7 @@ def test_sum_is_exact_up_to_the_limit_and_refused_past_it_at_length(session: tup
 
 @pytest.mark.slow
 def test_every_pattern_of_drops_of_four_clients() -> None:
-    """4 clients, each never lost or lost in one of 5 phases before or after its answer: 11^4 / symmetry."""
+    """Each never lost, or lost in one of 5 phases before or after its answer: every multiset of 4 of these 11 fates."""
     fates = [None, *itertools.product(PHASES, (False, True))]
     for pattern in itertools.combinations_with_replacement(fates, 4):
         cohort = Cohort(4, length=3)

@@ -246,12 +246,13 @@ def test_every_key_is_256_bits_end_to_end_and_serves_one_purpose(monkeypatch) ->
     for _, info, key in recorder.derived:
         label = next(name for name in (b"self-mask", b"pairwise-mask", b"share-sealing") if b"secagg/" + name in info)
         by_label.setdefault(label, []).append((info, key))
-    # A pair has one mask, whose key both derive, and two directions of sealing, whose keys both derive.
+    # A pair has one mask, whose key both derive, and two directions of sealing: the sender derives the key once, the
+    # receiver to look at the request and again to answer it.
     pairs = sessions * 4 * 3 // 2
     assert {label: (len(items), len({key for _, key in items})) for label, items in by_label.items()} == {
         b"self-mask": (sessions * 4, sessions * 4),
         b"pairwise-mask": (pairs * 2, pairs),
-        b"share-sealing": (pairs * 4, pairs * 2),
+        b"share-sealing": (pairs * 2 * 3, pairs * 2),
     }
     infos = {}
     for _, info, key in recorder.derived:

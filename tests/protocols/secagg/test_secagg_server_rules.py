@@ -196,7 +196,7 @@ def test_sv_9_newer_upload_of_a_client_takes_the_place_of_the_older(cohort) -> N
     np.testing.assert_array_equal(aggregate.sum, cohort.total(cohort.parameters.clients()))
 
 
-def test_uploads_under_way_are_broken_off_when_the_phase_closes(cohort) -> None:
+def test_sv_1_upload_under_way_when_the_phase_closes_is_broken_off(cohort) -> None:
     cohort.advance("MaskedInput")
     reply = cohort.answer(ME)
     for request in list(cohort.server.requests()):
@@ -475,6 +475,21 @@ def test_spool_that_fails_while_a_vector_is_added_ends_the_session(cohort) -> No
     cohort.server.new_spool = FailingSpool
     with pytest.raises(OSError, match="disk gone"):
         deliver(cohort.server, reply)
+    over(cohort)
+
+
+@pytest.mark.parametrize("damage", [lambda kept: kept[:1], lambda kept: [kept[0], kept[1][:-1]]])
+def test_spool_that_lost_a_part_ends_the_session_and_blames_nobody(cohort, damage) -> None:
+    cohort.advance("MaskedInput")
+    reply = cohort.answer(ME)
+    upload = cohort.server.begin(reply.header)
+    for chunk in reply.chunks:
+        upload.write(chunk)
+    spool = upload._received.spool
+    spool._chunks = damage(spool._chunks)
+    with pytest.raises(UsageError, match="spool: chunk 1 is not what was put in"):
+        upload.commit(reply.trailer)
+    assert cohort.server.faults == ()
     over(cohort)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,18 @@ def test_ledgers_last_for_life_unless_told_otherwise(tmp_path: Path) -> None:
     assert again.status == "halted"
     assert "budget of a, b, c, d is spent" in again.report.status_reason
     assert again.rounds[0].contributors == ()
+
+
+def test_the_run_leaves_its_events_one_a_line(tmp_path: Path) -> None:
+    run = federation(tmp_path, budget=PrivacyBudget(epsilon=3, delta=1e-5)).run(rounds=2)
+    events = [json.loads(line) for line in (run.directory / "events.jsonl").read_text().splitlines()]
+    per_round = ["SessionOpened", *["PhaseClosed"] * 5, "RoundFinished", *["BudgetCharged"] * 4]
+    assert [event["event"] for event in events] == per_round * 2
+    assert [event["round"] for event in events] == [1] * len(per_round) + [2] * len(per_round)
+    last = {event["silo"]: event["epsilon_spent"] for event in events[-4:]}
+    assert last == run.epsilon
+    finished = events[len(per_round) - 5]
+    assert (finished["outcome"], finished["contributors"], finished["dropped"]) == ("summed", list(NAMES), [])
 
 
 def test_the_configuration_that_is_kept_reads_back_as_the_one_that_ran(tmp_path: Path) -> None:
