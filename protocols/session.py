@@ -23,7 +23,7 @@ SessionId = NewType("SessionId", bytes)
 MINIMUM_MODULUS_BITS = 8
 MAXIMUM_MODULUS_BITS = 64
 DEFAULT_CHUNK_LENGTH = 2**20
-MAXIMUM_CHUNKS = 2 ** (8 * wire.CHUNK_INDEX_BYTES)
+MAXIMUM_CHUNKS = 2**32
 
 
 def default_collusion_bound(cohort: int) -> int:

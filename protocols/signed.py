@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols import wire
 from protocols.errors import FaultReason, PeerFault
@@ -52,11 +54,11 @@ def reply_digest(session_id: SessionId, phase: str, header: bytes, content: byte
     return tagged_hash("reply", session_id, phase, hashlib.sha256(header).digest(), content)
 
 
-def frame(index: int, payload_bytes: int) -> tuple[bytearray, memoryview]:
-    """Allocate a chunk's frame: its index, then room for the payload (returned as a view, so nothing is copied)."""
-    buffer = bytearray(wire.CHUNK_INDEX_BYTES + payload_bytes)
-    buffer[: wire.CHUNK_INDEX_BYTES] = index.to_bytes(wire.CHUNK_INDEX_BYTES, "little")
-    return buffer, memoryview(buffer)[wire.CHUNK_INDEX_BYTES :]
+def frame(index: int, payload: int) -> tuple[memoryview, NDArray[np.uint8]]:
+    """Allocate a chunk's frame: its index, then room for ``payload`` bytes, which the caller must fill (no copy)."""
+    buffer = np.empty(wire.CHUNK_INDEX_BYTES + payload, np.uint8)
+    buffer[: wire.CHUNK_INDEX_BYTES] = np.frombuffer(index.to_bytes(wire.CHUNK_INDEX_BYTES, "little"), np.uint8)
+    return buffer.data, buffer[wire.CHUNK_INDEX_BYTES :]
 
 
 def unframe(chunk: Chunk, expected_index: int, expected_bytes: int) -> memoryview:

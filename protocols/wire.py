@@ -36,8 +36,8 @@ WIRE_VERSION = 1
 DIGEST_BYTES = 32
 HEADER_LIMIT = 64 * 2**20
 """Largest header, in bytes, that is looked at: 10^6 parties at 64 bytes each."""
-CHUNK_INDEX_BYTES = 4
-"""A chunk opens with its position in the vector, little-endian."""
+CHUNK_INDEX_BYTES = 8
+"""A chunk opens with its number, little-endian; in eight bytes, so that 64-bit words behind it are aligned."""
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

@@ -23,6 +23,7 @@ from secfl.files import write_whole
 
 HOST = "127.0.0.1"
 NAME_BYTES = 64
+NAME_SECONDS = 2.0
 
 
 def accept_parties(listener: socket.socket, deadline: float) -> dict[str, Channel]:
@@ -32,11 +33,13 @@ def accept_parties(listener: socket.socket, deadline: float) -> dict[str, Channe
         listener.settimeout(left)
         try:
             connection, _address = listener.accept()
-            connection.settimeout(left)
+        except TimeoutError:
+            break
+        connection.settimeout(min(left, NAME_SECONDS))
+        try:
             name = connection.recv(NAME_BYTES, socket.MSG_WAITALL).decode("ascii", "replace").rstrip()
-        except OSError as error:
-            print(f"no party: {error}", flush=True)
-            continue
+        except OSError:
+            name = ""
         if name not in AGREEMENT.cohort or name in channels:
             print(f"refused a connection in the name of {name!r}", flush=True)
             connection.close()

@@ -71,6 +71,9 @@ def masked_chunks(
     """
     bits = parameters.modulus_bits
     dtype = word_dtype(bits)
+    # Whole words are masked where they are sent from; other widths in one scratch buffer, then packed.
+    whole = bits == 8 * dtype.itemsize
+    scratch = np.empty(0 if whole else parameters.chunk_entries(0), dtype)
     for index in range(parameters.chunk_count()):
         start = index * parameters.chunk_length
         entries = parameters.chunk_entries(index)
@@ -81,11 +84,13 @@ def masked_chunks(
             )
         if source.dtype.itemsize * 8 > bits and int(source.max()) >> bits:
             raise UsageError(f"vector: an entry of chunk {index} does not fit into {bits} bits")
-        words = source.astype(dtype)
+        buffer, packed = frame(index, packed_size(entries, bits))
+        words = packed.view(dtype) if whole else scratch[:entries]
+        np.copyto(words, source, casting="same_kind")
         apply_masks(words, masks, start)
-        reduce_in_place(words, bits)
-        buffer, payload = frame(index, packed_size(entries, bits))
-        pack(words, bits, out=np.frombuffer(payload, np.uint8))
+        if not whole:
+            reduce_in_place(words, bits)
+            pack(words, bits, out=packed)
         yield buffer
 
 

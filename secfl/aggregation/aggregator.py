@@ -86,6 +86,9 @@ class SecureAggregator:
         self.roster = roster or Roster(identity.member() for identity in self._identities.values())
         self._stores = {party: _RunStore() for party in self.parties}
         self._incidents = tuple(incidents)
+        for incident in self._incidents:
+            if incident.party not in self._identities:
+                raise UsageError(f"incidents: {incident.party!r} is no party; known: {', '.join(self.parties)}")
         self._observer = observer
         self._run_id = f"aggregation-{entropy(8).hex()}"
         self._rounds = 0

@@ -30,7 +30,6 @@ from secfl.aggregation.agreement import PROTOCOLS, Agreement
 from secfl.aggregation.codecs import Value, blame
 from secfl.aggregation.framing import FrameLimits, Message, write_frames
 from secfl.aggregation.result import AggregationResult
-from secfl.engines.base import upload
 
 __all__ = ["AggregationParty", "AggregationServer", "Outgoing"]
 
@@ -100,7 +99,14 @@ class AggregationServer:
 
     def receive_parts(self, header: bytes, chunks: Iterable[Chunk], trailer: bytes) -> None:
         """As :meth:`receive`, for a reply that lies in frames (a file, say): one chunk is in memory at a time."""
-        upload(self.session, Reply(self.session.parameters.client(0), header, chunks, trailer), lambda _size: None)
+        incoming = self.session.begin(header)
+        try:
+            for chunk in chunks:
+                incoming.write(chunk)
+            incoming.commit(trailer)
+        except BaseException:
+            incoming.abort()
+            raise
 
     def ready(self) -> bool:
         """Whether nobody is waited for in this phase."""
@@ -213,6 +219,12 @@ class AggregationParty:
         encoding = self.agreement.codec.to_bytes()
         if proposed.encoding != encoding:
             raise PolicyRefused("encoding", proposed.encoding.hex()[:32], f"{encoding.hex()[:32]}, as agreed on")
+        # In a wider modulus the sum of residues would show more than the sum: how many of the addends are negative.
+        codec = self.agreement.codec
+        if proposed.modulus_bits != codec.modulus_bits:
+            raise PolicyRefused("modulus bits", proposed.modulus_bits, f"{codec.modulus_bits}, as agreed on")
+        if proposed.vector_length != codec.vector_length:
+            raise PolicyRefused("vector length", proposed.vector_length, f"{codec.vector_length}, as agreed on")
         threshold = self.agreement.rules.threshold
         if threshold is not None and proposed.threshold != threshold:
             raise PolicyRefused("threshold", proposed.threshold, f"{threshold}, as agreed on")

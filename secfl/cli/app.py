@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from secfl.cli import ledger, resume, run, version
+from secfl.cli import compare, doctor, keys, ledger, report, resume, roster, run, version
 from secfl.cli.errors import ErrorsToExitCodes
 
 __all__ = ["app", "main"]
@@ -18,7 +18,12 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("resume")(resume.resume)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
+app.add_typer(keys.app, name="keys")
+app.add_typer(roster.app, name="roster")
 app.add_typer(ledger.app, name="ledger")
 
 

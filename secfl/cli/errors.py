@@ -18,7 +18,7 @@ from protocols.errors import (
 )
 from secfl.cli.console import errors
 
-__all__ = ["EXIT_CODES", "HALTED", "ErrorsToExitCodes", "exit_code"]
+__all__ = ["EXIT_CODES", "HALTED", "UNFIT", "ErrorsToExitCodes", "exit_code"]
 
 EXIT_CODES: dict[type[BaseException], int] = {
     ConfigError: 3,
@@ -34,6 +34,9 @@ EXIT_CODES: dict[type[BaseException], int] = {
 
 HALTED = 10
 """Exit code of a run that ended before its plan: a budget is spent, or too few silos took part."""
+
+UNFIT = 11
+"""Exit code of `secfl doctor` where something fails that every run needs."""
 
 
 def exit_code(error: BaseException) -> int:

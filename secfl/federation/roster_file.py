@@ -50,7 +50,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @classmethod
     def of(cls, member: Member) -> _Line:
-        standing = "revoked" if member.revoked else "good"
+        standing: Literal["good", "revoked"] = "revoked" if member.revoked else "good"
         return cls(member.id, member.identity_key.hex(), standing, member.sealing_key.hex())
 
 

@@ -10,28 +10,36 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Runs before the script: importing any of these fails as if it were not installed.
-BLOCK = """
-import importlib.abc, sys
-MISSING = {"torch", "opacus", "dp_accounting", "safetensors", "matplotlib", "jinja2"}
-class Block(importlib.abc.MetaPathFinder):
+TRAIN = ("torch", "opacus", "dp_accounting", "safetensors")
+REPORT = ("matplotlib", "jinja2")
+
+# Runs before the script: these modules cannot be found, just as if they were not installed.
+HIDE = """
+import sys
+class Finder:
+    def __init__(self, finders, hidden):
+        self.finders, self.hidden = finders, hidden
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in MISSING:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
-sys.meta_path.insert(0, Block())
+        if name.partition(".")[0] in self.hidden:
+            return None
+        found = (finder.find_spec(name, path, target) for finder in self.finders)
+        return next((spec for spec in found if spec is not None), None)
+sys.meta_path[:] = [Finder(list(sys.meta_path), {hidden!r})]
 """
 
 
-def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", BLOCK + script, *arguments]
+def python(script: str, hidden: tuple[str, ...] = TRAIN + REPORT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", HIDE.replace("{hidden!r}", repr(hidden)) + script]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
 
 
-def test_block_does_block() -> None:
-    done = python("import torch")
-    assert done.returncode == 1
-    assert "No module named 'torch'" in done.stderr
+@pytest.mark.parametrize("module", TRAIN + REPORT)
+def test_hidden_module_is_missing_like_one_that_is_not_installed(module: str) -> None:
+    pytest.importorskip(module)
+    script = f"from importlib.util import find_spec; print(find_spec('{module}')); import {module}"
+    done = python(script)
+    assert (done.returncode, done.stdout) == (1, "None\n")
+    assert f"No module named '{module}'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -73,8 +81,11 @@ def test_version_is_printed_without_any_extra() -> None:
     assert (done.returncode, done.stdout.startswith("secfl ")) == (0, True), done.stderr
 
 
-def test_run_names_the_missing_extra_and_ends_with_4() -> None:
+@pytest.mark.parametrize(("hidden", "extra"), [(TRAIN, "train"), (REPORT, "report")])
+def test_run_names_the_missing_extra_and_ends_with_4(hidden: tuple[str, ...], extra: str, tmp_path: Path) -> None:
     config = ROOT / "examples" / "heart" / "config.toml"
-    done = python("from secfl.cli import main; sys.argv = ['secfl', 'run', sys.argv[1]]; main()", str(config))
+    arguments = ["secfl", "run", str(config), "--output", str(tmp_path)]
+    done = python(f"from secfl.cli import main; sys.argv = {arguments!r}; main()", hidden)
     assert done.returncode == 4, done.stderr
-    assert 'pip install "secfl[train]"' in done.stderr
+    assert f'pip install "secfl[{extra}]"' in done.stderr
+    assert list(tmp_path.iterdir()) == []  # nothing was begun

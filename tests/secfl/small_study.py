@@ -19,6 +19,8 @@ from secfl.privacy.ledger import Ledger
 SILOS = ("east", "north", "south", "west")
 PHASES = ("AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask")
 RECORDS = 40
+TIGHT = 2.2
+"""An epsilon that admits one round of the study's noise and not two."""
 
 MODEL = """
 import torch

@@ -22,6 +22,7 @@ from protocols.secagg.masking import pairwise_mask_key, self_mask_key
 from protocols.testing.cohort import STORAGE_KEY, Cohort
 from protocols.testing.malformed import changed, decoded
 from protocols.testing.network import Drop, deliver
+from protocols.wire import CHUNK_INDEX_BYTES
 
 
 def masked_words(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -33,7 +34,7 @@ def masked_words(cohort: Cohort) -> dict[str, np.ndarray]:
         chunks = cohort.answer(party).chunks
         words[party] = np.concatenate(
             [
-                unpack(chunk[4:], parameters.chunk_entries(index), parameters.modulus_bits)
+                unpack(chunk[CHUNK_INDEX_BYTES:], parameters.chunk_entries(index), parameters.modulus_bits)
                 for index, chunk in enumerate(chunks)
             ]
         )
@@ -294,7 +295,7 @@ def test_complete_state_of_one_party_opens_no_update_of_another() -> None:
             advertised = {item.index: item for item in state.advertisements}
             root, own = state.root, state.keys.masking_private
             chunk = cohort.answer("c01").chunks[0]
-            target = unpack(chunk[4:], 64, 32)
+            target = unpack(chunk[CHUNK_INDEX_BYTES:], 64, 32)
         cohort.network.run_phase()
     shared = MaskStream(pairwise_mask_key(agree(own, advertised[1].masking_key), root, 0, 1), 32).words(0, 64)
     assert own in known

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from protocols import Identity, Roster, SigningKey
+from protocols import Identity, Roster, SigningKey, secagg
 from protocols.errors import (
     EncodingError,
     FaultReason,
@@ -20,9 +21,9 @@ from protocols.errors import (
 )
 from protocols.testing.randomness import DeterministicEntropy
 from secfl.aggregation import (
-    Agreement,
     AggregationParty,
     AggregationServer,
+    Agreement,
     FrameLimits,
     Limits,
     Message,
@@ -206,12 +207,40 @@ def test_another_context_is_refused_and_the_same_is_not(tmp_path: Path) -> None:
     made.close()
 
 
-def test_lower_threshold_than_agreed_on_is_refused(tmp_path: Path) -> None:
-    made = Deployment(tmp_path, agree(rules=Rules(threshold=4)))
-    error = refused(made, made.serve(agree(rules=Rules(threshold=3))))
-    made.close()
-    assert isinstance(error, PolicyRefused)
-    assert (error.what, error.proposed) == ("threshold", 3)
+@pytest.mark.parametrize(
+    ("forged", "what"),
+    [
+        ({"cohort": ("a", "b", "c", "e")}, "cohort"),
+        ({"threshold": 3}, "threshold"),
+        ({"collusion_bound": 0, "minimum_contributors": 3}, "collusion bound"),
+        ({"minimum_contributors": 3}, "minimum contributors"),
+        ({"modulus_bits": 64}, "modulus bits"),
+        ({"modulus_bits": 16}, "modulus bits"),
+        ({"vector_length": 6}, "vector length"),
+        ({"vector_length": 8}, "vector length"),
+    ],
+)
+def test_server_that_shows_the_agreed_hash_over_other_parameters_is_refused(
+    tmp_path: Path, forged: dict[str, Any], what: str
+) -> None:
+    fifth = Identity("e", SigningKey.generate(DeterministicEntropy("id/e")))
+    roster = Roster([*ROSTER, fifth.member()])
+    agreement = agree(rules=Rules(threshold=4, minimum_contributors=4))
+    store = FileStore(tmp_path / "answers.log")
+    party = AggregationParty(IDENTITIES["a"], roster, agreement, store=store)
+    honest = AggregationServer(agreement, roster, run_id="run")
+    dishonest = secagg.server(msgspec.structs.replace(honest.parameters, **forged), roster)
+    for server, accepted in ((dishonest, False), (honest.session, True)):
+        request = next(item for item in server.requests() if item.party == "a")
+        message = b"".join(write_frames(request.header))
+        if accepted:
+            assert party.answer(message, VALUES["a"])
+            continue
+        with pytest.raises(PolicyRefused) as refusal:
+            party.answer(message, VALUES["a"])
+        assert refusal.value.what == what
+        assert not (tmp_path / "answers.log").read_bytes()  # nothing was answered
+    store.close()
 
 
 def test_unfit_value_sends_nothing_and_names_party_and_tensor(deployment: Deployment) -> None:

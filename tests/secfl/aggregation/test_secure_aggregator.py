@@ -249,7 +249,7 @@ def test_integers_beside_floats_are_refused() -> None:
 
 @pytest.mark.parametrize("empty", [{}, np.zeros(0), np.zeros((0, 3), np.int64)])
 def test_value_without_a_coordinate_is_refused(empty: object) -> None:
-    with pytest.raises(EncodingError, match="empty|coordinates"):
+    with pytest.raises(EncodingError, match=r"empty|coordinates"):
         SecureAggregator(PARTIES, clip=1.0).sum(dict.fromkeys(PARTIES, empty))
 
 
@@ -287,6 +287,7 @@ def test_parties_that_cannot_sum_are_refused(parties: object, message: str) -> N
         ({"minimum_contributors": 6}, "minimum_contributors"),
         ({"rounding": "up"}, "rounding: 'up'; allowed"),
         ({"on_overflow": "wrap"}, "on_overflow: 'wrap'; allowed"),
+        ({"incidents": [Incident("z", "MaskedInput")]}, "incidents: 'z' is no party"),
     ],
 )
 def test_settings_are_refused_at_creation(arguments: dict[str, object], message: str) -> None:

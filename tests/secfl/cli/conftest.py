@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_study import study_text, write_study
+from small_study import TIGHT, study_text, write_study
 from typer.testing import CliRunner, Result
 
 from secfl.cli.app import app
@@ -50,3 +51,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, secfl: Command) -> tu
     result = secfl("run", config, "--output", home / "runs")
     (directory,) = (home / "runs").iterdir()
     return result, directory
+
+
+@pytest.fixture(scope="session")
+def _finished_lifetime_study(tmp_path_factory: pytest.TempPathFactory, secfl: Command) -> Path:
+    home = tmp_path_factory.mktemp("lifetime")
+    config = write_study(home, study_text(private=True, rounds=1, ledger="lifetime", epsilon=TIGHT))
+    result = secfl("run", config, "--output", home / "runs")
+    assert result.exit_code == 0, result.output
+    return config
+
+
+@pytest.fixture
+def lifetime_study(_finished_lifetime_study: Path, tmp_path: Path) -> Path:
+    """Configuration of a study whose lifetime ledgers one run has filled, in a copy of its own."""
+    shutil.copytree(_finished_lifetime_study.parent, tmp_path / "lifetime")
+    return tmp_path / "lifetime" / "config.toml"

@@ -81,7 +81,7 @@ def test_a_tampered_ledger_ends_with_code_six_and_one_line(
     assert result.exit_code == 6
     assert "Traceback" not in result.output
     *before, last = result.stderr.strip().splitlines()
-    assert last.startswith(f"error: [LG-")
+    assert last.startswith("error: [LG-")
     assert str(path) in last
     assert before == (["not to be trusted past this point"] if command == "show" else [])
     if command == "show":

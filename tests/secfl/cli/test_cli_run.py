@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_configuration_that_is_not_there_is_one_line_and_code_three(tmp_path: 
     assert error_line(result).endswith("absent.toml: cannot be read: No such file or directory; allowed: a TOML file")
 
 
-RAISING = "\n    raise ValueError('patient 4711\\nis ill')\n"
+RAISING = "\n    raise ValueError('patient Doe-4711\\nis ill')\n"
 
 MODELS = [
     (None, "model: .*model.py cannot be read; allowed: a Python file"),
@@ -131,8 +132,6 @@ def test_a_model_file_that_cannot_be_used_is_one_line_and_code_three(
         (tmp_path / "model.py").unlink()
     result = secfl("run", config, "--output", tmp_path / "runs")
     assert result.exit_code == 3, result.output
-    import re
-
     assert re.search(words, error_line(result))
 
 
@@ -140,12 +139,12 @@ def test_training_code_that_raises_is_named_by_type_and_place_without_its_messag
     model = MODEL.replace("def loss(outputs, targets):", f"def loss(outputs, targets):{RAISING}")
     result = secfl("run", write_study(tmp_path, study_text(rounds=1), model), "--output", tmp_path / "runs")
     assert result.exit_code == 10
-    place = model.splitlines().index("    raise ValueError('patient 4711\\nis ill')") + 1
+    place = model.splitlines().index("    raise ValueError('patient Doe-4711\\nis ill')") + 1
     halted = next(line for line in lines_of(result) if line.startswith("halted: "))
     assert f"east: model.file: ValueError at line {place} while training at silo 'east'" in halted
     (page,) = tmp_path.glob("runs/*/report.html")
     for text in (result.output, page.read_text(), page.with_name("report.json").read_text()):
-        assert "4711" not in text
+        assert "Doe-4711" not in text
 
 
 def test_a_reduced_loss_is_named_with_what_to_write_instead(tmp_path: Path, secfl: Any) -> None:
@@ -162,36 +161,30 @@ def test_a_directory_that_cannot_be_written_is_one_line_and_code_nine(tmp_path: 
     assert "Not a directory" in error_line(result)
 
 
-def test_a_ledger_with_another_budget_is_refused_by_the_key_that_differs(tmp_path: Path, secfl: Any) -> None:
-    config = write_study(tmp_path, study_text(private=True, rounds=1, ledger="lifetime"))
-    assert secfl("run", config, "--output", tmp_path / "runs").exit_code == 0
-    config.write_text(config.read_text().replace("epsilon = 8.0", "epsilon = 9.0"))
-    result = secfl("run", config, "--output", tmp_path / "runs")
+def test_a_ledger_with_another_budget_is_refused_by_the_key_that_differs(lifetime_study: Path, secfl: Any) -> None:
+    lifetime_study.write_text(lifetime_study.read_text().replace("epsilon = 2.2", "epsilon = 9.0"))
+    result = secfl("run", lifetime_study, "--output", lifetime_study.parent / "runs")
     assert result.exit_code == 3
     assert error_line(result).startswith("error: privacy.epsilon: 9.0, but the ledger ")
-    assert error_line(result).endswith("allowed: 8.0")
+    assert error_line(result).endswith("allowed: 2.2")
 
 
-def test_a_lifetime_budget_that_an_earlier_run_spent_halts_the_next(tmp_path: Path, secfl: Any) -> None:
-    config = write_study(tmp_path, study_text(private=True, rounds=1, ledger="lifetime", epsilon=2.2))
-    assert secfl("run", config, "--output", tmp_path / "runs").exit_code == 0
-    result = secfl("run", config, "--output", tmp_path / "runs")
+def test_a_lifetime_budget_that_an_earlier_run_spent_halts_the_next(lifetime_study: Path, secfl: Any) -> None:
+    result = secfl("run", lifetime_study, "--output", lifetime_study.parent / "runs")
     assert result.exit_code == 10
     assert "the privacy budget of east, north, south, west is spent" in result.output
 
 
 @pytest.mark.parametrize("damage", ["removed", "older", "edited", "cut"])
-def test_a_damaged_lifetime_ledger_stops_the_run_with_code_six(tmp_path: Path, secfl: Any, damage: str) -> None:
-    config = write_study(tmp_path, study_text(private=True, rounds=1, ledger="lifetime"))
-    assert secfl("run", config, "--output", tmp_path / "runs").exit_code == 0
-    path = tmp_path / "ledgers" / "north" / "records.ledger"
+def test_a_damaged_lifetime_ledger_stops_the_run_with_code_six(lifetime_study: Path, secfl: Any, damage: str) -> None:
+    path = lifetime_study.parent / "ledgers" / "north" / "records.ledger"
     lines = path.read_bytes().splitlines(keepends=True)
     if damage == "removed":
         path.unlink()
     else:
         changed = {"older": lines[:1], "edited": [lines[0], *lines[2:]], "cut": [*lines[:-1], lines[-1][:-9]]}
         path.write_bytes(b"".join(changed[damage]))
-    result = secfl("run", config, "--output", tmp_path / "runs")
+    result = secfl("run", lifetime_study, "--output", lifetime_study.parent / "runs")
     assert result.exit_code == 6
     assert str(path) in error_line(result)
 
@@ -208,11 +201,9 @@ def test_a_once_only_store_that_is_no_store_stops_the_run_with_code_eight(tmp_pa
     assert "answers.log: line 1 is not a record" in error_line(result)
 
 
-def test_a_private_key_that_others_can_read_stops_the_run(tmp_path: Path, secfl: Any) -> None:
-    config = write_study(tmp_path, study_text(private=True, rounds=1, ledger="lifetime"))
-    assert secfl("run", config, "--output", tmp_path / "runs").exit_code == 0
-    (tmp_path / "ledgers" / "west" / "identity.key").chmod(0o644)
-    result = secfl("run", config, "--output", tmp_path / "runs")
+def test_a_private_key_that_others_can_read_stops_the_run(lifetime_study: Path, secfl: Any) -> None:
+    (lifetime_study.parent / "ledgers" / "west" / "identity.key").chmod(0o644)
+    result = secfl("run", lifetime_study, "--output", lifetime_study.parent / "runs")
     assert result.exit_code == 3
     assert "others may read this private key; allowed: mode 600" in error_line(result)
 

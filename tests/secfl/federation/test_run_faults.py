@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_study import PHASES, SILOS, Study, open_study, study_text
+from small_study import PHASES, SILOS, TIGHT, Study, open_study, study_text
 
 from protocols.errors import FaultReason, PeerFault
 from secfl.engines import Incident
@@ -152,10 +152,6 @@ def test_a_run_without_enough_silos_halts_with_the_reason_and_the_model_so_far(t
         assert np.isfinite(result.state).all()
         assert study.states("north") == {"1/0": "committed"}
         assert study.states("east") == {"1/0": "committed", "2/0": "committed", "2/1": "committed"}
-
-
-TIGHT = 2.2
-"""An epsilon that admits one round of the study's noise and not two."""
 
 
 def test_when_every_budget_is_spent_the_run_halts_and_says_whose(tmp_path: Path) -> None:
