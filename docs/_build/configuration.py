@@ -32,6 +32,39 @@ directory.
 This page is written by `python docs/_build/configuration.py`; a test compares it with the schema.
 """
 
+# What a docstring in the schema does not say: meaning, defaults that follow from other keys, rules between keys.
+_NOTES = {
+    ("Run", "name"): "Opens the name of the run's directory.",
+    ("Run", "rounds"): "With privacy the noise is chosen so that this many fit the budget.",
+    ("Model", "file"): "See [Write a model file](../how-to/model-file.md).",
+    ("SiloSettings", "name"): "Two silos never share one.",
+    ("Training", "mode"): '`"none"` trains without privacy; no `[privacy]` then.',
+    ("Training", "steps_per_round"): "Gradient steps at each silo; each is charged to the ledger.",
+    ("Training", "learning_rate"): "Of the local SGD.",
+    ("Training", "momentum"): "Of the local SGD; starts at zero in every round.",
+    ("Training", "clip_norm"): "Largest Euclidean norm of one record's gradient. Required with `local-dp-sgd`.",
+    ("Training", "grad_sample"): '`"ghost"` computes norms alone and runs a second backward pass: for large layers.',
+    ("Training", "max_physical_batch"): "Records in memory at a time; left out: no bound. No effect on the result.",
+    ("Privacy", "epsilon"): "Fixed when a lifetime ledger begins; another value later is refused.",
+    ("Privacy", "delta"): "At most min(1e-5, 1 / (10 N)), N the sum of all nominal sizes. Fixed like epsilon.",
+    ("Privacy", "unit"): "One record of one silo, added or removed. Never a person, who may have many records.",
+    ("LedgerSettings", "lineage"): "Name of these records and all their later versions.",
+    ("LedgerSettings", "source"): "Where the records come from, in words.",
+    ("Aggregation", "protocol"): "SecAgg on the complete graph.",
+    ("Aggregation", "weights"): "Public weights in the mean: nominal sizes, or all alike.",
+    ("Aggregation", "value_bits"): "Grid of the encoding, before weights; the modulus follows.",
+    ("Aggregation", "rounding"): "Stochastic rounding is unbiased.",
+    ("Aggregation", "collusion_bound"): "c, silos assumed to collude with the server; 0 to n - 2. Left out: n // 3.",
+    ("Aggregation", "threshold"): "t, with 2t > n + c. Left out: the smallest such t.",
+    ("Aggregation", "minimum_contributors"): "c + 2 to n. Left out: c + 2, and 3 where there are 3 silos.",
+    ("Server", "optimiser"): "What the server does with the mean update.",
+    ("Server", "learning_rate"): "1 with sgd and no momentum is federated averaging.",
+    ("Server", "beta1"): "Of adam and yogi.",
+    ("Server", "beta2"): "Of adam and yogi.",
+    ("Incident", "party"): "A silo's name.",
+    ("Incident", "kind"): "See [Survive dropouts](../how-to/dropouts.md).",
+}
+
 
 def page(module: ModuleType = config) -> str:
     """The whole page."""
@@ -39,7 +72,8 @@ def page(module: ModuleType = config) -> str:
     parts = [_HEAD]
     for name, field in module.Config.model_fields.items():
         section = _section(field)
-        parts.append(_table(name, field, section, notes))
+        if not all(map(_is_tables, section.model_fields.values())):
+            parts.append(_table(name, field, section, notes))
         for inner, inner_field in section.model_fields.items():
             if _is_tables(inner_field):
                 parts.append(_table(f"{name}.{inner}", inner_field, _section(inner_field), notes))
@@ -54,14 +88,15 @@ def _table(name: str, field: FieldInfo, section: type[BaseModel], notes: dict[tu
         "",
         f"{_first_paragraph(section)} {need}",
         "",
-        "| key | allowed | default | |",
+        "| key | allowed | default | meaning |",
         "|---|---|---|---|",
     ]
     for key, inner in section.model_fields.items():
         if _is_tables(inner):
             continue
         allowed = _describe(*_field(section, (key,))).replace("|", "\\|")
-        note = notes.get((section.__name__, key), "")
+        place = (section.__name__, key)
+        note = " ".join(text for text in (notes.get(place, ""), _NOTES.get(place, "")) if text)
         lines.append(f"| `{key}` | {allowed} | {_default(inner)} | {note} |")
     return "\n".join(lines) + "\n"
 

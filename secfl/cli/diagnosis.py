@@ -94,13 +94,13 @@ def _packages() -> Iterator[Finding]:
 def _package(name: str, versions: str, extra: str | None) -> Finding:
     about = f"extra {extra}" if extra else "core"
     remedy = f'pip install "{PACKAGE}[{extra}]"' if extra else f"pip install --upgrade {PACKAGE}"
+    unusable: Literal["missing", "failed"] = "missing" if extra else "failed"
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        status: Literal["missing", "failed"] = "missing" if extra else "failed"
-        return Finding(about=about, name=name, status=status, found="not installed", remedy=remedy)
+        return Finding(about=about, name=name, status=unusable, found="not installed", remedy=remedy)
     if not _satisfies(found, versions):
-        return Finding(about=about, name=name, status="failed", found=f"{found}, needed {versions}", remedy=remedy)
+        return Finding(about=about, name=name, status=unusable, found=f"{found}, needed {versions}", remedy=remedy)
     return Finding(about=about, name=name, status="ok", found=found)
 
 

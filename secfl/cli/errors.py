@@ -1,9 +1,14 @@
-"""Errors of this library become one line and an exit code; any other exception is a bug and keeps its traceback."""
+"""Errors become one line and an exit code; an exception that is none of ours is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import Any
+
 import click
 import typer
+from click.exceptions import NoArgsIsHelpError
 from rich.markup import escape
 from typer.core import TyperGroup
 
@@ -47,6 +52,31 @@ def exit_code(error: BaseException) -> int:
 class ErrorsToExitCodes(TyperGroup):
     """The commands, with their errors shown in one line."""
 
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the program; a wrong use of the command line is shown in one line, too."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            asked = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "secfl"
+            _show(f"{error.format_message().rstrip('.')}; see {asked} --help")
+            sys.exit(error.exit_code)
+        except click.Abort:
+            _show("aborted")
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
         try:
@@ -54,6 +84,9 @@ class ErrorsToExitCodes(TyperGroup):
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except (SecflError, OSError) as error:
-            line = " ".join(str(error).split())
-            errors.print(f"[bold red]error[/]: {escape(line)}", soft_wrap=True)
+            _show(str(error))
             raise typer.Exit(exit_code(error)) from None
+
+
+def _show(error: str) -> None:
+    errors.print(f"[bold red]error[/]: {escape(' '.join(error.split()))}", soft_wrap=True)

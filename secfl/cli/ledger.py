@@ -10,9 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from protocols.errors import ConfigError, LedgerCorrupt, PeerFault
-from protocols.identity import Roster
+from protocols.errors import ConfigError, LedgerCorrupt
 from secfl.cli.console import console, errors
+from secfl.federation.roster_file import read_roster
 from secfl.privacy.ledger import LedgerSummary, inspect, verify
 
 __all__ = ["app"]
@@ -24,7 +24,7 @@ app = typer.Typer(help="Read and verify privacy ledgers.", no_args_is_help=True)
 LedgerPath = Annotated[Path, typer.Argument(help="Ledger file.", dir_okay=False)]
 KeyOption = Annotated[str, typer.Option(help="The silo's Ed25519 public key, 64 hex digits.")]
 RosterOption = Annotated[
-    Path | None, typer.Option(help="Roster file of the run (roster.bin), instead of --key.", dir_okay=False)
+    Path | None, typer.Option(help="Roster file of the run (roster.toml), instead of --key.", dir_okay=False)
 ]
 
 
@@ -65,10 +65,7 @@ def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:
 
 def _key_in_roster(ledger: Path, path: Path) -> bytes:
     """The key that the roster has for the silo that the ledger says it is of: verifying under it proves the rest."""
-    try:
-        roster = Roster.from_bytes(path.read_bytes())
-    except PeerFault:
-        raise ConfigError("--roster", f"{path} is not a roster", "the roster.bin of a run") from None
+    roster = read_roster(path)
     claimed = _claimed_silo(ledger)
     members = {str(member.id): member.identity_key for member in roster}
     if claimed not in members:

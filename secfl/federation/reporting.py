@@ -13,6 +13,7 @@ from secfl.federation.run import RunResult
 from secfl.federation.setup import Parties, Plan, noise_source
 from secfl.privacy.crosscheck import prv_epsilon
 from secfl.privacy.ledger import Ledger, ReleaseState
+from secfl.report.display import rounded_up
 from secfl.report.model import Claim, Evaluation, ReleaseRow, RunReport, SiloRow
 
 __all__ = ["build_report"]
@@ -41,6 +42,7 @@ def build_report(plan: Plan, parties: Parties, engine: Engine, result: RunResult
         claims=_claims(plan, silos),
         silos=silos,
         rounds=result.rounds,
+        rounds_planned=config.run.rounds,
         evaluation=_evaluation(plan, result),
         protocol=config.aggregation.protocol,
         protocol_parameters=_protocol(plan),
@@ -104,6 +106,7 @@ def _silo(plan: Plan, parties: Parties, name: str) -> SiloRow:
         ledger_head=summary.head.hash,
         public_key=key,
         releases=_releases(ledger),
+        lineage=summary.lineage,
     )
 
 
@@ -128,6 +131,7 @@ def _releases(ledger: Ledger) -> tuple[ReleaseRow, ...]:
             sampling_rate=release.reservation.event.sampling_rate,
             noise_multiplier=release.reservation.event.noise_multiplier,
             steps=release.reservation.event.steps,
+            run=release.reservation.run,
         )
         for release in ledger.releases()
     )
@@ -149,8 +153,8 @@ def _claims(plan: Plan, silos: tuple[SiloRow, ...]) -> tuple[Claim, ...]:
         Claim(
             adversary=adversary,
             sentence=(
-                f"{who} learns about any single record of a silo no more than ({spent:.3g}, {budget.delta:g})-differential "
-                "privacy allows; every silo's noise stands by itself."
+                f"{who} learns about any single record of a silo no more than ({rounded_up(spent)}, {budget.delta:g})-"
+                "differential privacy allows; every silo's noise stands by itself."
             ),
             unit=budget.unit,
             neighbouring_relation=RELATION,
@@ -205,7 +209,10 @@ def _not_protected(plan: Plan, engine: Engine) -> tuple[str, ...]:
         "A server that lies about the result: it can hand out another model than the sum gives.",
     ]
     if plan.private:
-        items.append("Persons: the unit is a record. Whoever has k records is protected as a group, k times less.")
+        items.append(
+            "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with their "
+            "number, delta much faster, and soon nothing is promised."
+        )
         items.append("Hyper-parameters that were tried on the same records: only this run's training is accounted for.")
     if engine.simulation:
         items.insert(0, "Anything, from whoever runs this process: it held the records and keys of all parties.")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import ConfigError
+from protocols.identity import Roster
 from secfl import engines
 from secfl.config import Config, load_config
 from secfl.events import jsonl_observer
@@ -18,6 +19,7 @@ from secfl.federation.checkpoint import Checkpoint, DirectoryJournal, load_check
 from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
 from secfl.federation.reporting import build_report
+from secfl.federation.roster_file import ROSTER_NAME, create_roster_file, read_roster
 from secfl.federation.run import (
     Evaluate,
     Observer,
@@ -106,7 +108,7 @@ def _run(
     observer: Observer | None,
 ) -> FinishedRun:
     with set_up_parties(plan, run_directory) as parties:
-        write_whole(run_directory / "roster.bin", parties.roster.to_bytes())
+        _keep_roster(run_directory / ROSTER_NAME, parties.roster)
         engine = engines.EmbeddedEngine(
             parties.silos,
             incidents=[engines.Incident(**item.model_dump()) for item in plan.config.simulation.incidents],
@@ -120,6 +122,17 @@ def _run(
         write_model(run_directory, plan, result.state)
         report = build_report(plan, parties, engine, result, text)
     return FinishedRun(result, report, run_directory)
+
+
+def _keep_roster(path: Path, roster: Roster) -> None:
+    """Write the roster of a run that begins; one that goes on must have the same.
+
+    :raises ConfigError: a silo's key is another one than when the run began.
+    """
+    if not path.exists():
+        create_roster_file(path, roster)
+    elif read_roster(path).digest() != roster.digest():
+        raise ConfigError(str(path), "is not the roster of the silos' keys", "the keys that the run began with")
 
 
 def _hash(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from secfl.files import write_whole
 from secfl.report.model import RunReport
 from secfl.report.page import render_html
 
@@ -25,8 +25,9 @@ def write_report(report: RunReport, directory: Path) -> Path:
     """
     json, page = report.to_json(), render_html(report).encode()
     directory.mkdir(parents=True, exist_ok=True)
-    _write_whole(directory / JSON_NAME, json)
-    return _write_whole(directory / HTML_NAME, page)
+    write_whole(directory / JSON_NAME, json)
+    write_whole(directory / HTML_NAME, page)
+    return directory / HTML_NAME
 
 
 def write_json(report: RunReport, directory: Path) -> Path:
@@ -37,26 +38,5 @@ def write_json(report: RunReport, directory: Path) -> Path:
     """
     json = report.to_json()
     directory.mkdir(parents=True, exist_ok=True)
-    return _write_whole(directory / JSON_NAME, json)
-
-
-def _write_whole(path: Path, content: bytes) -> Path:
-    """Put ``content`` in the place of the file, so that at any moment the old or the new one stands there whole."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
-    # Readable by whom the user's umask allows: a report is made to be handed on.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return path
+    write_whole(directory / JSON_NAME, json)
+    return directory / JSON_NAME

@@ -5,6 +5,7 @@ Those records are declared unprotected: an exact metric on protected records is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ _BATCH = 1024
 def pooled_metric(task: Task, state: State, test_sets: Sequence[Dataset[Any]]) -> float:
     """Return the task's metric on all records of ``test_sets`` together, model in evaluation mode.
 
-    :raises ConfigError: if there are no test records or the metric is not a number.
+    :raises ConfigError: if there are no test records or the metric is not a finite number.
     """
     model = task.build_model()
     load_state(model, state)
@@ -39,6 +40,7 @@ def pooled_metric(task: Task, state: State, test_sets: Sequence[Dataset[Any]]) -
     if not outputs:
         raise ConfigError("model.load_data", "no silo has test records", "test records at one silo at least")
     value = task.metric(torch.cat(outputs), torch.cat(targets))
-    if not isinstance(value, int | float):
-        raise ConfigError("model.metric", f"returned {type(value).__name__}", "a number")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        shown = value if isinstance(value, float) else type(value).__name__
+        raise ConfigError("model.metric", f"returned {shown}", "a finite number")
     return float(value)

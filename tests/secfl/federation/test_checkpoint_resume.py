@@ -17,9 +17,9 @@ import pytest
 from tiny_task import tiny_config, tiny_task
 
 from protocols.errors import ConfigError
-from protocols.identity import Roster
 from secfl.engines import EmbeddedEngine
 from secfl.federation.checkpoint import FILE, DirectoryJournal, load_checkpoint
+from secfl.federation.roster_file import read_roster
 from secfl.federation.session import FinishedRun, resume, simulate
 from secfl.privacy.ledger import ReleaseState, verify
 
@@ -108,7 +108,7 @@ def test_a_private_run_keeps_committed_rounds_and_tries_the_interrupted_one_afre
     assert [(row.number, row.attempt, row.completed) for row in rows] == [(1, 0, True), (2, 1, True), (3, 0, False)]
     assert resumed.result.status == "halted"
     assert "budget of a, b, c, d is spent" in resumed.result.reason
-    roster = Roster.from_bytes((run / "roster.bin").read_bytes())
+    roster = read_roster(run / "roster.toml")
     for silo in "abcd":
         summary = verify(run / "ledgers" / silo / "records.ledger", roster.member(silo).identity_key)
         charged = [
@@ -202,7 +202,7 @@ def test_a_run_killed_by_the_system_resumes_within_its_budget(tmp_path: Path, mi
     before = load_checkpoint(run).progress
     resumed = resume(run, task=tiny_task())
     assert resumed.result.rounds[: len(before.rounds)] == before.rounds
-    roster = Roster.from_bytes((run / "roster.bin").read_bytes())
+    roster = read_roster(run / "roster.toml")
     for silo in "abcd":
         summary = verify(run / "ledgers" / silo / "records.ledger", roster.member(silo).identity_key)
         ids = [release.reservation.release_id for release in summary.releases]
