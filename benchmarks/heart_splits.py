@@ -1,8 +1,10 @@
 """Heart disease at four hospitals: pooled test AUC over ten splits, with and without record-level privacy.
 
-Run from the repository: ``python benchmarks/heart_splits.py [--epsilon 3] [--splits 10] [--json FILE]``. The first row is
-what `secfl run` does: SecAgg, ledgers, everything. The others are federated averaging in plain floating point with the
-library's own trainers. Noise and samples come from the operating system, so figures move a little from run to run. Exact AUCs on holdout records are releases: those records are declared unprotected here.
+    python benchmarks/heart_splits.py [--epsilon 3] [--splits 10] [--json FILE]
+
+The first row is what `secfl run` does: SecAgg, ledgers, everything. The others are federated averaging in plain floating
+point with the library's own trainers. Noise and samples come from the operating system, so figures move a little from
+run to run. Exact AUCs on holdout records are releases: those records are declared unprotected here.
 """
 
 from __future__ import annotations
@@ -99,10 +101,17 @@ def main() -> None:
     show(figures, f"secfl run, epsilon {CONFIG['privacy']['epsilon']:g}", options.splits, whole_path)
     for epsilon in options.epsilon:
         z = noise_multiplier_for(epsilon, DELTA, SAMPLING_RATE, ROUNDS * LOCAL_STEPS)
-        show(figures, f"epsilon {epsilon:g} (z = {z:.2f})", options.splits, lambda seed, z=z: run(task, seed, z, everyone))
+        show(
+            figures,
+            f"epsilon {epsilon:g} (z = {z:.2f})",
+            options.splits,
+            lambda seed, z=z: run(task, seed, z, everyone),
+        )
     show(figures, "no privacy", options.splits, lambda seed: run(task, seed, None, everyone))
     for silo in everyone:
-        show(figures, f"no privacy, {silo} alone", options.splits, lambda seed, silo=silo: run(task, seed, None, (silo,)))
+        show(
+            figures, f"no privacy, {silo} alone", options.splits, lambda seed, silo=silo: run(task, seed, None, (silo,))
+        )
     figures.write(options.json)
 
 

@@ -3,7 +3,8 @@
     python benchmarks/secagg.py [--json FILE] [--quick]
 
 One pinned core, processor time, best of a few turns. The keystream is the best of three buffer sizes, into a
-preallocated buffer, one cipher a mask; setting the ciphers up counts on both sides. Sessions are the real ones: every client of the cohort masks, every message is bytes.
+preallocated buffer, one cipher a mask; setting the ciphers up counts on both sides. Sessions are the real ones: every
+client of the cohort masks, every message is bytes.
 """
 
 from __future__ import annotations

@@ -58,19 +58,20 @@ class ErrorsToExitCodes(TyperGroup):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
+        windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
         """Run the program; a wrong use of the command line is shown in one line, too."""
         if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            asked = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "secfl"
-            _show(f"{error.format_message().rstrip('.')}; see {asked} --help")
+            usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
+            _show(f"{error.format_message()} {usage}")
             sys.exit(error.exit_code)
         except click.Abort:
             _show("aborted")

@@ -1,7 +1,7 @@
 """Sampling of the cohort: which silos are asked in a round.
 
-Participation is visible to the server, so sampling a cohort never counts as amplification of privacy; it saves budget and
-bandwidth of those who are not asked.
+Participation is visible to the server, so sampling a cohort never counts as amplification of privacy; it saves budget
+and bandwidth of those who are not asked.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Federation:
     :raises ConfigError: naming the key that cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the README's call; all but four are by keyword
         self,
         model: nn.Module | Callable[[], nn.Module] | str | Path,
         silos: Mapping[str, DataSilo] | Mapping[str, int],

@@ -1,7 +1,7 @@
 """Server optimisers: from the mean update of a round to the next global model.
 
-The mean update takes the place of a negative gradient (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
-Whatever they do is post-processing of the opened sum and costs no privacy.
+The mean update takes the place of a negative gradient (Reddi et al. 2021, "Adaptive Federated Optimization",
+algorithm 2). Whatever they do is post-processing of the opened sum and costs no privacy.
 """
 
 from __future__ import annotations

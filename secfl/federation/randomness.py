@@ -1,8 +1,8 @@
 """Where a run's random choices come from.
 
-With privacy, everything comes from the operating system: a configuration's seed never reaches noise or sampling. Without
-privacy, batch order and rounding follow from the seed, so that a run can be repeated and resumed bit for bit. Keys and
-masks come from the operating system always; they cancel in the sum.
+From the operating system: a configuration's seed never reaches noise or sampling. Without privacy `[run] reproducible`
+may derive batch order and rounding from the seed, so that a run can be repeated and resumed bit for bit. Keys and masks
+come from the operating system always; they cancel in the sum.
 """
 
 from __future__ import annotations

@@ -210,8 +210,8 @@ def _not_protected(plan: Plan, engine: Engine) -> tuple[str, ...]:
     ]
     if plan.private:
         items.append(
-            "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with their "
-            "number, delta much faster, and soon nothing is promised."
+            "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with "
+            "their number, delta much faster, and soon nothing is promised."
         )
         items.append("Hyper-parameters that were tried on the same records: only this run's training is accounted for.")
     if engine.simulation:

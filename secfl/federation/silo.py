@@ -73,7 +73,7 @@ class Silo:
     :param entropy: source of keys, seeds and shares.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything outside pure computation is passed in
         self,
         identity: Identity,
         roster: Roster,

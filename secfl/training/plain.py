@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from protocols.errors import ConfigError, EncodingError
 from secfl.training.batches import batch_of, length
 from secfl.training.checks import buffers, check_buffers_unchanged
-from secfl.training.sampling import shuffled_batches
 from secfl.training.proximal import Proximal
+from secfl.training.sampling import shuffled_batches
 from secfl.training.settings import PlainSettings
 from secfl.training.state import LocalUpdate, State, load_state, parameter_difference
 from secfl.training.task import Task

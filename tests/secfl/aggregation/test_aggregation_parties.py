@@ -330,3 +330,28 @@ def test_agreement_hash_changes_with_everything_that_is_agreed_on() -> None:
     ]
     assert len(set(digests)) == len(digests)
     assert agree().digest == agree().digest
+
+
+def test_lower_collusion_bound_than_agreed_on_is_refused_even_where_it_is_the_default(tmp_path: Path) -> None:
+    agreement = agree(rules=Rules(collusion_bound=2))  # a third of four would be 1
+    store = FileStore(tmp_path / "answers.log")
+    party = AggregationParty(IDENTITIES["a"], ROSTER, agreement, store=store)
+    honest = AggregationServer(agreement, ROSTER, run_id="run")
+    dishonest = secagg.server(msgspec.structs.replace(honest.parameters, collusion_bound=1), ROSTER)
+    header = next(iter(dishonest.requests())).header
+    with pytest.raises(PolicyRefused) as refusal:
+        party.answer(b"".join(write_frames(header)), VALUES["a"])
+    store.close()
+    assert (refusal.value.what, refusal.value.proposed) == ("collusion bound", 1)
+
+
+@pytest.mark.parametrize("beyond", [3 * 10**6 + 1, -3 * 10**6 - 1])
+def test_integer_sum_that_its_contributors_cannot_have_is_refused(beyond: int) -> None:
+    codec = agree().codec
+    words = np.zeros(codec.vector_length, np.int64)
+    words[3] = beyond  # three contributors of weight 1 reach 3 * 10^6
+    residues = (words % 2**codec.modulus_bits).astype(np.uint32)
+    assert codec.modulus_bits == 23  # 4 * 10^6 < 2^22
+    with pytest.raises(EncodingError, match="out of its contributors' reach"):
+        codec.decode(residues, 3)
+    assert codec.decode(residues, 4)[3] == beyond

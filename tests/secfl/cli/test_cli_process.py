@@ -27,7 +27,7 @@ from pathlib import Path
 
 
 def loss(outputs, targets):
-    """As `loss_of`, but stands still at the training whose number the file `stop` holds, until that file is gone."""
+    """As `loss_of`, but stands still at the call whose number the file `stop` holds, until that file is gone."""
     here = Path(__file__).parent
     with (here / "trainings").open("a") as log:
         log.write(".")
@@ -177,8 +177,9 @@ def test_after_a_kill_in_training_another_run_finds_sound_ledgers(tmp_path: Path
 
 @pytest.mark.slow
 def test_after_a_kill_the_run_resumes_with_a_new_attempt_at_the_same_round(tmp_path: Path, secfl: Any) -> None:
-    calls = calls_of_one_training(tmp_path / "probe", secfl)
-    config, directory = killed_in_training(tmp_path, 6 * calls + 1)  # in round 2, at the third silo
+    first = calls_of_one_training(tmp_path / "probe", secfl)
+    later = 2 * calls_of_one_training(tmp_path / "probe-2", secfl, rounds=2) - first
+    config, directory = killed_in_training(tmp_path, 4 * first + 2 * later + 1)  # in round 2, at the third silo
     result = secfl("resume", directory)
     assert result.exit_code == 0, result.output
     report = json.loads((directory / "report.json").read_text())
@@ -215,13 +216,13 @@ def test_a_kill_at_any_line_of_the_ledgers_leaves_them_sound(tmp_path: Path, sec
         assert "reserve" not in states.values()
 
 
-def calls_of_one_training(directory: Path, secfl: Any) -> int:
-    """How often one training calls the loss, found by a run of four silos that all train once."""
-    config = write_study(directory, study_text(private=True, rounds=1), WAITING_MODEL)
+def calls_of_one_training(directory: Path, secfl: Any, rounds: int = 1) -> int:
+    """How often one training calls the loss, on average over a run's rounds; the first one checks the model as well."""
+    config = write_study(directory, study_text(private=True, rounds=rounds), WAITING_MODEL)
     assert secfl("run", config, "--output", directory / "runs").exit_code == 0
-    total = (directory / "trainings").stat().st_size
-    assert total % len(SILOS) == 0
-    return total // len(SILOS)
+    calls, rest = divmod((directory / "trainings").stat().st_size, rounds * len(SILOS))
+    assert rest == 0
+    return calls
 
 
 def report_of(output: Path) -> dict[str, Any]:

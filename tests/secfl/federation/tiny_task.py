@@ -1,4 +1,4 @@
-"""A small real task for tests of runs: a linear model, three or four silos, records that follow from the silo's name."""
+"""A small real task for tests of runs: a linear model, four silos, records that follow from the silo's name."""
 
 from __future__ import annotations
 
