@@ -11,16 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protocols.errors import SecflError
-    from secfl.aggregation import AggregationParty, AggregationServer, SecureAggregator
+    from secfl.aggregation import (
+        AggregationParty,
+        AggregationResult,
+        AggregationServer,
+        Agreement,
+        Limits,
+        Rules,
+        SecureAggregator,
+    )
+    from secfl.engines import Incident
     from secfl.federation.federation import DataSilo, Federation, Run
     from secfl.privacy.budget import PrivacyBudget
 
 __all__ = [
     "AggregationParty",
+    "AggregationResult",
     "AggregationServer",
+    "Agreement",
     "DataSilo",
     "Federation",
+    "Incident",
+    "Limits",
     "PrivacyBudget",
+    "Rules",
     "Run",
     "SecflError",
     "SecureAggregator",
@@ -32,10 +46,15 @@ __version__ = "0.1.0"
 # Loaded when first asked for, so that `import secfl` costs nothing and needs no extra.
 _HOMES = {
     "AggregationParty": "secfl.aggregation",
+    "AggregationResult": "secfl.aggregation",
     "AggregationServer": "secfl.aggregation",
+    "Agreement": "secfl.aggregation",
     "DataSilo": "secfl.federation.federation",
     "Federation": "secfl.federation.federation",
+    "Incident": "secfl.engines",
+    "Limits": "secfl.aggregation",
     "PrivacyBudget": "secfl.privacy.budget",
+    "Rules": "secfl.aggregation",
     "Run": "secfl.federation.federation",
     "SecflError": "protocols.errors",
     "SecureAggregator": "secfl.aggregation",

@@ -157,9 +157,15 @@ class Silo:
             error.add_note(f"the reservation could not be given back: {refusal}")
 
     def _check_agreed(self, need: Need, context: bytes) -> None:
-        agreed = self._scheme.to_bytes()
-        if need.parameters.encoding != agreed:
-            raise PolicyRefused("encoding", need.parameters.encoding.hex()[:32], f"{agreed.hex()[:32]}, as configured")
+        agreed, proposed = self._scheme.to_bytes(), need.parameters
+        if proposed.encoding != agreed:
+            raise PolicyRefused("encoding", proposed.encoding.hex()[:32], f"{agreed.hex()[:32]}, as configured")
+        # Under a wider modulus the sum of residues comes back unreduced: it would tell how many values were negative.
+        bits, length = self._scheme.modulus_bits, self._scheme.word_count(self._training.update_layout.size)
+        if proposed.modulus_bits != bits:
+            raise PolicyRefused("modulus bits", proposed.modulus_bits, f"{bits}, as the encoding has it")
+        if proposed.vector_length != length:
+            raise PolicyRefused("vector length", proposed.vector_length, f"{length}, as the model has it")
         size = 4 * self._training.layout.size
         if len(context) != size or context_hash(self._training.layout, context) != need.context_hash:
             raise ServerFault(

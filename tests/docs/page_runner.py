@@ -5,7 +5,7 @@ Directives are HTML comments on the line before a fenced block, so that a reader
 - ``<!-- run -->`` before ``python``: the block is executed; blocks of a page share their names. An ``output`` block after it
   (``<!-- output -->``) holds what it prints.
 - ``<!-- run -->`` before ``console``: lines that open with ``$ `` are commands, the others what they print.
-  ``<!-- run: exit 3 -->`` expects that exit code of the last command.
+  ``<!-- run: exit 3 -->`` (or ``exit 0 or 10``) expects that exit code of the last command.
 - ``<!-- file: NAME -->``: the block is written to a file. ``<!-- append: NAME -->``: it is added to one.
 - ``<!-- copy: PATH -->`` on its own: a directory of the repository is copied in, under the same path.
 - ``<!-- slow -->`` anywhere: the page runs with the slow tests only.
@@ -143,9 +143,10 @@ class PageRunner:
                 timeout=COMMAND_SECONDS,
                 check=False,
             )
-            code = int(block.argument.removeprefix("exit ") or 0) if number == len(steps) else 0
-            if done.returncode != code:
-                self._fail(block, f"`{command}` ended with {done.returncode}, not {code}:\n{done.stdout}")
+            allowed = [int(code) for code in re.findall(r"\d+", block.argument) if number == len(steps)] or [0]
+            if done.returncode not in allowed:
+                codes = " or ".join(map(str, allowed))
+                self._fail(block, f"`{command}` ended with {done.returncode}, not {codes}:\n{done.stdout}")
             if expected.strip():
                 self._compare(block, expected, done.stdout)
 

@@ -19,7 +19,7 @@ def _parameter(page: Path) -> object:
     return pytest.param(page, id=str(page.relative_to(page_runner.ROOT)), marks=marks)
 
 
-@pytest.mark.parametrize("page", map(_parameter, RUNNABLE))
+@pytest.mark.parametrize("page", [_parameter(page) for page in RUNNABLE])
 def test_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page_runner.PageRunner(page, tmp_path).run()

@@ -28,7 +28,7 @@ def test_every_ledger_of_a_run_verifies_under_its_roster(run_directory: Path, se
     report = json.loads((run_directory / "report.json").read_text())
     for silo in report["silos"]:
         result = secfl(
-            "ledger", "verify", ledger_of(run_directory, silo["name"]), "--roster", run_directory / "roster.bin"
+            "ledger", "verify", ledger_of(run_directory, silo["name"]), "--roster", run_directory / "roster.toml"
         )
         assert result.exit_code == 0, result.output
         assert result.output.strip() == (
@@ -46,7 +46,7 @@ def test_the_public_key_of_the_report_does_as_well(run_directory: Path, secfl: A
 
 
 def test_show_lists_budget_and_releases(run_directory: Path, secfl: Any) -> None:
-    result = secfl("ledger", "show", ledger_of(run_directory), "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", "show", ledger_of(run_directory), "--roster", run_directory / "roster.toml")
     assert result.exit_code == 0
     report = json.loads((run_directory / "report.json").read_text())
     silo = next(silo for silo in report["silos"] if silo["name"] == "north")
@@ -77,7 +77,7 @@ def test_a_tampered_ledger_ends_with_code_six_and_one_line(
 ) -> None:
     path = ledger_of(run_directory)
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    result = secfl("ledger", command, path, "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", command, path, "--roster", run_directory / "roster.toml")
     assert result.exit_code == 6
     assert "Traceback" not in result.output
     *before, last = result.stderr.strip().splitlines()
@@ -91,7 +91,7 @@ def test_a_tampered_ledger_ends_with_code_six_and_one_line(
 def test_a_ledger_that_is_missing_but_remembered_is_no_slip_of_the_keyboard(run_directory: Path, secfl: Any) -> None:
     path = ledger_of(run_directory)
     path.unlink()
-    for choice in (["--roster", run_directory / "roster.bin"], ["--key", "ab" * 32]):
+    for choice in (["--roster", run_directory / "roster.toml"], ["--key", "ab" * 32]):
         result = secfl("ledger", "verify", path, *choice)
         assert result.exit_code == 6
         assert str(path) in result.stderr
@@ -104,7 +104,7 @@ def test_the_roster_is_asked_for_the_silo_in_the_ledger_wherever_the_file_lies(
     elsewhere.parent.mkdir()
     shutil.copy(ledger_of(run_directory), elsewhere)
     shutil.copy(f"{ledger_of(run_directory)}.mark", f"{elsewhere}.mark")
-    result = secfl("ledger", "verify", elsewhere, "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", "verify", elsewhere, "--roster", run_directory / "roster.toml")
     assert result.exit_code == 0, result.output
     assert "silo 'north'" in result.output
 
@@ -112,7 +112,7 @@ def test_the_roster_is_asked_for_the_silo_in_the_ledger_wherever_the_file_lies(
 def test_a_ledger_in_another_silos_place_is_not_taken_for_its_own(run_directory: Path, secfl: Any) -> None:
     for suffix in ("", ".mark"):
         shutil.copy(f"{ledger_of(run_directory, 'east')}{suffix}", f"{ledger_of(run_directory)}{suffix}")
-    result = secfl("ledger", "verify", ledger_of(run_directory), "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", "verify", ledger_of(run_directory), "--roster", run_directory / "roster.toml")
     assert result.exit_code == 6
     assert "is of silo 'east', but lies in the directory of 'north'" in result.stderr
 
@@ -121,7 +121,7 @@ def test_a_ledger_that_claims_another_silos_name_fails_under_that_silos_key(run_
     path = ledger_of(run_directory)
     target = run_directory / "x.ledger"
     target.write_bytes(path.read_bytes().replace(b'"silo":"north"', b'"silo":"east"'))
-    result = secfl("ledger", "verify", target, "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", "verify", target, "--roster", run_directory / "roster.toml")
     assert result.exit_code == 6
 
 
@@ -129,7 +129,7 @@ def test_a_ledger_that_claims_another_silos_name_fails_under_that_silos_key(run_
 def test_a_file_that_is_no_ledger_is_named(run_directory: Path, secfl: Any, first_line: bytes) -> None:
     path = run_directory / "x.ledger"
     path.write_bytes(first_line)
-    result = secfl("ledger", "verify", path, "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", "verify", path, "--roster", run_directory / "roster.toml")
     assert result.exit_code == 6
     assert result.stderr.strip() == f"error: {path}: its first line does not name a silo"
 
@@ -137,7 +137,7 @@ def test_a_file_that_is_no_ledger_is_named(run_directory: Path, secfl: Any, firs
 def test_a_silo_that_the_roster_does_not_have_is_named_with_those_it_has(run_directory: Path, secfl: Any) -> None:
     path = run_directory / "x.ledger"
     path.write_bytes(ledger_of(run_directory).read_bytes().replace(b'"silo":"north"', b'"silo":"nobody"'))
-    result = secfl("ledger", "verify", path, "--roster", run_directory / "roster.bin")
+    result = secfl("ledger", "verify", path, "--roster", run_directory / "roster.toml")
     assert result.exit_code == 3
     assert f"--roster: has no silo 'nobody', of which this ledger is; allowed: {', '.join(SILOS)}" in result.stderr
 
@@ -147,8 +147,8 @@ def test_a_silo_that_the_roster_does_not_have_is_named_with_those_it_has(run_dir
     [
         ([], 3, "--key: missing; allowed: 64 hex digits, or --roster FILE"),
         (["--key", "abc"], 3, "--key: 'abc' is no public key; allowed: 64 hex digits, or --roster FILE"),
-        (["--roster", "absent"], 9, "No such file or directory"),
-        (["--roster", __file__], 3, "is not a roster; allowed: the roster.bin of a run"),
+        (["--roster", "absent"], 3, "absent: cannot be read: No such file or directory; allowed: a roster file"),
+        (["--roster", __file__], 3, "is not TOML: "),
     ],
 )
 def test_a_key_that_cannot_be_used_is_one_line(

@@ -43,7 +43,7 @@ def test_a_run_ends_with_code_zero_and_names_its_report_last(finished_run: tuple
     assert result.exit_code == 0, result.output
     assert lines_of(result)[-1] == f"Report: {directory / 'report.html'}"
     assert lines_of(result)[-2] == f"Model: {directory / 'model.safetensors'}"
-    for name in ("report.html", "report.json", "model.safetensors", "roster.bin", "config.toml"):
+    for name in ("report.html", "report.json", "model.safetensors", "roster.toml", "config.toml"):
         assert (directory / name).stat().st_size > 0
 
 

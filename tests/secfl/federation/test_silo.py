@@ -178,6 +178,19 @@ def test_another_encoding_than_agreed_is_refused_before_any_training(workshop: W
     assert (workshop.trained, workshop.states()) == ([], {})
 
 
+@pytest.mark.parametrize(
+    ("what", "changes"), [("modulus bits", {"modulus_bits": 64}), ("vector length", {"vector_length": 8})]
+)
+def test_a_modulus_or_length_that_is_not_the_encodings_is_refused_before_any_training(
+    workshop: Workshop, what: str, changes: dict[str, int]
+) -> None:
+    request = workshop.request(workshop.open_server(**changes))
+    with pytest.raises(PolicyRefused) as caught:
+        workshop.answer(request)
+    assert caught.value.what == what
+    assert (workshop.trained, workshop.states()) == ([], {})
+
+
 def test_a_repeated_request_gets_the_same_bytes_and_neither_training_nor_charge(workshop: Workshop) -> None:
     request = workshop.request()
     first = parts(workshop.answer(request))
