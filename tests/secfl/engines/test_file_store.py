@@ -71,6 +71,16 @@ def test_the_first_value_stays_on_record_also_after_reopening(store: FileStore, 
     assert path.stat().st_mode & 0o077 == 0
 
 
+def test_the_name_of_a_new_store_is_on_disk_before_its_first_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, int]] = []
+    monkeypatch.setattr(module, "sync_directory", lambda directory: synced.append((directory, path.stat().st_size)))
+    store = FileStore(path)
+    assert synced == [(path.parent, 0)]
+    store.close()
+
+
 @pytest.mark.parametrize("kept", [1, 64, 65, 129])
 def test_a_torn_last_line_is_no_record_and_the_next_one_is_read(store: FileStore, path: Path, kept: int) -> None:
     store.close()

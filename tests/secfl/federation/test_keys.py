@@ -224,16 +224,13 @@ def test_an_interrupted_rotation_leaves_a_whole_key_and_goes_on_with_the_same_ne
             original(*arguments, **options)
         raise Killed
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keys, step, dying)
-        rotate_key(path, now=NOW)
+        with pytest.raises(Killed):
+            rotate_key(path, now=NOW)
     staged = tmp_path / "key.next"
     planned = load_key(staged).public if staged.exists() else None
-    now_there = load_key(path).public
-    if step == "sync_directory" and not list(tmp_path.glob("*.next")):  # all was done
-        assert now_there != old.public
-        return
-    assert now_there == old.public
+    assert load_key(path).public == old.public
     result = rotate_key(path, now=NOW)
     assert not staged.exists()
     assert result.statement.old_public_key == old.public.hex()
@@ -262,21 +259,21 @@ def test_a_revocation_is_signed_and_leaves_the_key(tmp_path: Path) -> None:
     assert isinstance(found, Revocation)
     assert (found.silo, found.public_key, found.reason) == ("north", key.public.hex(), "laptop stolen")
     assert load_key(tmp_path / "key").public == key.public
-    with pytest.raises(ConfigError, match="revocation.json: there is a file already"):
+    with pytest.raises(ConfigError, match=r"revocation.json: there is a file already"):
         revoke_key(tmp_path / "key", now=NOW)
 
 
 def test_whose_key_it_is_must_be_known_and_agree(tmp_path: Path) -> None:
     path = tmp_path / "key"
     key = create_key(path)
-    with pytest.raises(ConfigError, match="--silo: missing, and there is no .*key.pub"):
+    with pytest.raises(ConfigError, match=r"--silo: missing, and there is no .*key.pub"):
         rotate_key(path, now=NOW)
     assert not (tmp_path / "key.next").exists()
     introduce(path, "north", key, NOW)
-    with pytest.raises(ConfigError, match="--silo: 'south', but .*key.pub says 'north'"):
+    with pytest.raises(ConfigError, match=r"--silo: 'south', but .*key.pub says 'north'"):
         rotate_key(path, silo="south", now=NOW)
     introduce(path, "north", create_key(tmp_path / "other"), NOW)
-    with pytest.raises(ConfigError, match="key.pub: is the introduction of another key"):
+    with pytest.raises(ConfigError, match=r"key.pub: is the introduction of another key"):
         revoke_key(path, now=NOW)
 
 
@@ -314,7 +311,7 @@ def test_a_statement_is_not_taken_for_one_of_another_kind(tmp_path: Path) -> Non
     assert introduction.message() != revocation.message()
     path = tmp_path / "forged.json"
     path.write_bytes(introduction.to_json().replace(b'"introduction"', b'"revocation"'))
-    with pytest.raises(PeerFault, match="signature does not verify: .*forged.json: under public_key"):
+    with pytest.raises(PeerFault, match=r"signature does not verify: .*forged.json: under public_key"):
         read_statement(path)
 
 
