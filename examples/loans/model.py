@@ -42,8 +42,16 @@ BANKS = {
 
 # The 50 states and the District of Columbia, and the two-digit sectors of the North American Industry Classification
 # System. Index 0 is what is missing or not listed (a territory; a loan from before sectors were coded).
-STATES = ["AL", "AK", "AZ", "AR", "CA", "CO", "CT", "DE", "DC", "FL", "GA", "HI", "ID", "IL", "IN", "IA", "KS", "KY", "LA", "ME", "MD", "MA", "MI", "MN", "MS", "MO", "MT", "NE", "NV", "NH", "NJ", "NM", "NY", "NC", "ND", "OH", "OK", "OR", "PA", "RI", "SC", "SD", "TN", "TX", "UT", "VT", "VA", "WA", "WV", "WI", "WY"]
-SECTORS = ["11", "21", "22", "23", "31", "32", "33", "42", "44", "45", "48", "49", "51", "52", "53", "54", "55", "56", "61", "62", "71", "72", "81", "92"]
+STATES = (
+    "AL", "AK", "AZ", "AR", "CA", "CO", "CT", "DE", "DC", "FL", "GA", "HI", "ID", "IL", "IN", "IA",
+    "KS", "KY", "LA", "ME", "MD", "MA", "MI", "MN", "MS", "MO", "MT", "NE", "NV", "NH", "NJ", "NM",
+    "NY", "NC", "ND", "OH", "OK", "OR", "PA", "RI", "SC", "SD", "TN", "TX", "UT", "VT", "VA", "WA",
+    "WV", "WI", "WY",
+)  # fmt: skip
+SECTORS = (
+    "11", "21", "22", "23", "31", "32", "33", "42", "44", "45", "48", "49", "51", "52", "53", "54",
+    "55", "56", "61", "62", "71", "72", "81", "92",
+)  # fmt: skip
 
 PROGRAMME_CAP = 5_000_000.0  # dollars: the largest 7(a) loan
 SMALLEST_AMOUNT = 500.0  # dollars: four powers of ten below
@@ -56,7 +64,9 @@ AMOUNT_KNOTS = (10e3, 25e3, 50e3, 100e3, 300e3, 1e6)
 YEAR_KNOTS = tuple(range(1988, 2015, 2))
 YEAR_SCALE = 2.0  # times 0 to 1: the year is what moves charge-offs most, which newspapers knew
 
-FEATURES = 19 + len(AMOUNT_KNOTS) + 5 * len(YEAR_KNOTS)
+BASIC = 19  # columns that are no basis function
+YEAR_COLUMNS = slice(BASIC + len(AMOUNT_KNOTS), BASIC + len(AMOUNT_KNOTS) + len(YEAR_KNOTS))
+FEATURES = YEAR_COLUMNS.stop + 4 * len(YEAR_KNOTS)
 HIDDEN = 16
 
 
@@ -143,6 +153,7 @@ class LoanModel(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Log-odds of a charge-off, shape (batch,)."""
         numbers, state, sector = inputs[:, :-2], inputs[:, -2].long(), inputs[:, -1].long()
         hidden = torch.tanh(self.numbers(numbers) + self.state(state) + self.sector(sector))
         return self.output(hidden).squeeze(1)

@@ -55,10 +55,13 @@ def test_runs_without_privacy_repeat_and_do_not_depend_on_the_other_seeds(tmp_pa
 def test_the_federated_row_is_what_a_real_run_without_privacy_comes_to(tmp_path: Path) -> None:
     """Same batches (both follow from the seed), so that only the grid of the encoding is between them."""
     config, text = tiny_config(tmp_path, private=False)
-    real = simulate(config, text, tmp_path, output=tmp_path / "runs", task=tiny_task())
-    last = real.result.metric
-    found = values(compare(config, tmp_path, (config.run.seed,), task=tiny_task()))
-    assert found["federated", ""] == (last,)
+    task = replace(tiny_task(), metric=lambda outputs, _targets: float(outputs.double().sum()))
+    real = simulate(config, text, tmp_path, output=tmp_path / "runs", task=task).result.metric
+    found = values(compare(config, tmp_path, (config.run.seed,), task=task))
+    assert real is not None
+    assert abs(real) > 1.0
+    assert found["federated", ""] == (pytest.approx(real, rel=1e-3),)
+    assert found["pooled", ""] != (pytest.approx(real, rel=1e-3),)
 
 
 def weight_reader(seen: list[float]) -> Task:

@@ -43,26 +43,22 @@ def member(name: str, number: int, **fields: object) -> Member:
 ROSTER = Roster([member("north", 1), member("east", 2, revoked=True), member("west", 3, sealing_key=b"\x00\xff")])
 
 
-def written(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
-members = st.builds(
-    member, names, st.integers(0, 255), revoked=st.booleans(), sealing_key=st.binary(max_size=40)
-)  # fmt: skip
+members = st.builds(member, names, st.integers(0, 255), revoked=st.booleans(), sealing_key=st.binary(max_size=40))
 
 
-@given(st.lists(members, min_size=1, max_size=6, unique_by=(lambda m: m.id, lambda m: m.identity_key)))
-def test_every_roster_comes_back_from_its_text(found: list[Member]) -> None:
+@given(found=st.lists(members, min_size=1, max_size=6, unique_by=(lambda m: m.id, lambda m: m.identity_key)))
+def test_every_roster_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFactory, found: list[Member]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any-roster.toml"
     roster = Roster(found)
+    path.write_text(roster_text(roster))
+    assert read_roster(path).to_bytes() == roster.to_bytes()
     values = tomllib.loads(roster_text(roster))
     assert values["hash"] == roster.digest().hex()
     assert [line["id"] for line in values["member"]] == sorted(item.id for item in found)
 
 
-def test_a_roster_comes_back_from_its_file_with_the_hash_that_enters_session_ids(tmp_path: Path) -> None:
+def test_the_file_shows_the_hash_that_enters_session_ids(tmp_path: Path) -> None:
     path = tmp_path / "roster.toml"
     create_roster_file(path, ROSTER)
     assert read_roster(path).to_bytes() == ROSTER.to_bytes()
@@ -94,7 +90,10 @@ FAULTS = {
     "name with a space": (TEXT.replace('"north"', '"the north"'), r"is no roster: .*\.id"),
     "another key": (TEXT.replace(NORTH, key(9).public.hex()), "its hash is not that of its members, which is "),
     "revived": (TEXT.replace('"revoked"', '"good"'), "its hash is not that of its members"),
-    "another hash": (TEXT.replace(ROSTER.digest().hex(), "ab" * 32), f"which is {ROSTER.digest().hex()}"),
+    "another hash": (
+        TEXT.replace(ROSTER.digest().hex(), "ab" * 32),
+        f"its hash is not .* which is {ROSTER.digest().hex()}",
+    ),
     "out of order": (SWAPPED, "members are not in the order of their ids; allowed: east, north, west"),
     "twice": (TEXT.replace('"north"', '"east"'), "an id is listed twice"),
     "one key for two": (TEXT.replace(NORTH, key(3).public.hex()), "two members share one identity key"),
