@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import click
 import typer
@@ -41,28 +42,36 @@ _CODES = {
 }
 
 _NOTES = {
-    "compare": """**Benchmark, no claim.** What is printed and written carries this label: figures without privacy are exact
-releases about protected records, and no ledger is charged, with `--with-private` neither. Every way to train takes the
-configuration's rounds and server optimiser, in plain floating point: no masks, no encoding. A silo alone is a federation
-of one; pooled is a silo that holds all training records. Few steps at a high rate suit noise, so that the rows without
-privacy may be far from their best: `--plain-steps` and `--plain-learning-rate` change them. The metric is that on the
-test records of all silos together; the configuration must declare those unprotected (`evaluation.kind`).""",
-    "keys": """A key is a PKCS #8 PEM file of mode 600. `--encrypt` uses AES-256-CBC under 2048 rounds of PBKDF2, which stretch
-a passphrase only a little: take a long random one, or encrypt the file anew by `openssl pkcs8 -topk8 -scrypt`, which is
-read as well. The passphrase comes from the environment variable `SECFL_KEY_PASSPHRASE`, or is asked for at a terminal.
+    "resume": "The run must have been begun under the same configuration and the same keys.",
+    "compare": """
+What is printed and written is labelled "benchmark, no claim". Every way to train takes the configuration's rounds and
+server optimiser, in plain floating point: no masks, no encoding, and no ledger, with `--with-private` neither. A silo
+alone is a federation of one; pooled is a silo that holds all training records. Few steps at a high rate suit noise, so
+that the rows without privacy may be far from their best: `--plain-steps` and `--plain-learning-rate` change them. The
+metric is that on the test records of all silos together; the configuration must declare those unprotected
+(`evaluation.kind`).
+""",
+    "doctor": """
+`missing` is an extra that is not installed and `slow` a warning; only `failed` makes a machine unfit. The directory is
+left as it was.
+""",
+    "keys": """
+A key is a PKCS #8 PEM file of mode 600. `--encrypt` uses AES-256-CBC under 2048 rounds of PBKDF2, which stretch a
+passphrase only a little: take a long random one, or encrypt the file anew by `openssl pkcs8 -topk8 -scrypt`, which is
+read as well.
 
 Beside `identity.key` stand `identity.key.pub` (silo, public key, a signature that proves the private key) and, after a
 rotation, the statement of it for the roster's keeper and the old key, which still opens what it signed. A rotation that
-was interrupted goes on when called again.""",
-    "roster": """A roster is a TOML file: one table a member with id, public key in hex and standing, in the order of ids, and
-the hash that enters every session id. Whoever keeps it compares fingerprints with the members over another channel; the
-members compare the hash. A file that was edited by hand, so that its hash is another one, is refused.
+was interrupted goes on when called again.
+""",
+    "roster": """
+A roster is a TOML file: one table a member with id, public key in hex and standing, in the order of ids, and the hash
+that enters every session id. Whoever keeps it compares fingerprints with the members over another channel; the members
+compare the hash. A file that was edited by hand, so that its hash is another one, is refused.
 
 A rotation must be signed by the key that the roster has now and by the new one; a revocation by the key that the roster
-has now. Nothing revives a revoked member.""",
-    "resume": "The run must have been begun under the same configuration and the same keys.",
-    "doctor": """`missing` is an extra that is not installed and `slow` a warning; only `failed` ends with exit code 11. The
-directory is left as it was.""",
+has now. Nothing revives a revoked member.
+""",
 }
 
 
@@ -84,33 +93,45 @@ def _command(command: click.Command, path: str) -> Iterator[str]:
     lines = [f"{level} `{path}`", "", help_text, ""]
     note = _NOTES.get(path.removeprefix("secfl "))
     if note:
-        lines += [note, ""]
+        lines += [note.strip(), ""]
     if hasattr(command, "commands"):
         yield "\n".join(lines)
         yield from _commands(command, path)
         return
     with click.Context(command, info_name=path) as context:
         lines += ["```text", " ".join([path, *command.collect_usage_pieces(context)]), "```", ""]
-        rows = [_row(parameter, context) for parameter in command.params if parameter.name != "help"]
+        meanings = _meanings(command)
+        rows = [_row(parameter, meanings, context) for parameter in command.params]
     if rows:
         lines += ["| | meaning | default |", "|---|---|---|", *rows, ""]
     yield "\n".join(lines)
 
 
-def _row(parameter: click.Parameter, context: click.Context) -> str:
-    meaning = (getattr(parameter, "help", "") or "").replace("|", "\\|")
+def _meanings(command: click.Command) -> dict[str, str]:
+    """What the source says of each parameter."""
+    if command.callback is None:
+        return {}
+    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+    return {name: hint.__metadata__[0].help or "" for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def _row(parameter: click.Parameter, meanings: dict[str, str], context: click.Context) -> str:
+    meaning = meanings[parameter.name or ""].replace("|", "\\|")
+    if isinstance(parameter.type, click.IntRange):
+        meaning += f" From {parameter.type.min} to {parameter.type.max}."
     if isinstance(parameter, click.Option):
-        flag = parameter.is_flag
-        name = ", ".join(parameter.opts) + ("" if flag else f" {parameter.make_metavar(context)}")
+        metavar = "" if parameter.is_flag else f" {parameter.make_metavar(context)}".replace(" RANGE", "")
+        name = ", ".join(parameter.opts) + metavar
     else:
-        flag, name = False, parameter.make_metavar(context)
-    default = "**required**" if parameter.required else "" if flag else _default(parameter)
-    return f"| `{name}` | {meaning} | {default} |"
+        name = parameter.make_metavar(context)
+    return f"| `{name}` | {meaning} | {_default(parameter)} |"
 
 
 def _default(parameter: click.Parameter) -> str:
+    if parameter.required:
+        return "**required**"
     value = parameter.default
-    return f"`{value}`" if isinstance(value, int | float | str | Path) and str(value) else ""
+    return f"`{value}`" if not isinstance(value, bool | None) and str(value) else ""
 
 
 def _exit_codes() -> str:
