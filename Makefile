@@ -1,12 +1,12 @@
 # make run   trains the heart example and names the report it wrote
 # make test  lints, types, tests
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check tests test-slow coverage format clean
+.PHONY: run test check tests test-slow coverage docs format clean
 
 run: $(VENV)/.run
 	$(BIN)/secfl run examples/heart/config.toml
@@ -28,6 +28,9 @@ test-slow: $(VENV)/.dev
 coverage: $(VENV)/.dev
 	$(BIN)/pytest tests/protocols tests/attacks --cov=protocols --cov-report=term-missing
 
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -43,5 +46,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e ".[train,report,dev]"
+	$(PIP) -e ".[train,report,docs,dev]"
 	touch $@

@@ -19,7 +19,7 @@ from protocols.identity import ClientId, Roster, own_fault
 from protocols.primitives.bitpack import packed_size, unpack
 from protocols.session import SessionId, SessionParameters
 from protocols.shape import Aggregate, Chunk, Fault, PhaseSummary, Request, ServerSession, Spool, Upload, Words
-from protocols.signed import ContentDigest, MemorySpool, ReplyMessage, reply_digest, unframe
+from protocols.signed import NO_CHUNKS, ContentDigest, MemorySpool, ReplyMessage, reply_digest, unframe
 
 __all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified"]
 
@@ -46,6 +46,8 @@ class Verified:
     message: Any
     signature: bytes = field(repr=False)
     spool: Spool = field(repr=False)
+    content: bytes = NO_CHUNKS
+    """Digest of its chunks, which the signature covers."""
 
 
 class Phase(msgspec.Struct, tag=True, kw_only=True):
@@ -66,6 +68,14 @@ class Phase(msgspec.Struct, tag=True, kw_only=True):
     def reply_limit(self, _shell: ServerShell) -> int:
         """Largest header of a reply, in bytes."""
         return wire.HEADER_LIMIT
+
+    def chunk_count(self, shell: ServerShell) -> int:
+        """Chunks of a reply; by default those of a vector, where replies carry one."""
+        return shell.parameters.chunk_count() if self.vector else 0
+
+    def chunk_layout(self, shell: ServerShell, index: int) -> tuple[int, int]:
+        """Entries of a reply's chunk and bits an entry; by default those of a chunk of the vector."""
+        return shell.parameters.chunk_entries(index), shell.parameters.modulus_bits
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """Requests of this phase."""
@@ -285,7 +295,7 @@ class ServerShell(ServerSession):
             self.roster.verify(party, reply_digest(self.session_id, phase, received.header, content), trailer)
         except PeerFault as fault:
             raise PeerFault(fault.reason, fault.detail, rule="SV-5", phase=phase) from None
-        return Verified(ClientId(party), received.message, trailer, received.spool)
+        return Verified(ClientId(party), received.message, trailer, received.spool, content)
 
     def take(self, received: Received, phase: Phase, content: bytes, trailer: bytes) -> None:
         """Verify a whole reply and fold it into its phase."""
@@ -343,15 +353,15 @@ class _SpooledUpload(Upload):
         """See `Upload.write`."""
         self._require_open()
         with self._guarded():
-            parameters = self._shell.parameters
-            if not self._phase.vector or self._next >= parameters.chunk_count():
+            count = self._phase.chunk_count(self._shell)
+            if self._next >= count:
                 raise PeerFault(FaultReason.CHUNK_LENGTH, "more chunks than agreed on", rule="SV-6")
-            entries = parameters.chunk_entries(self._next)
+            entries, bits = self._phase.chunk_layout(self._shell, self._next)
             try:
-                payload = unframe(chunk, self._next, packed_size(entries, parameters.modulus_bits))
-                if self._next == parameters.chunk_count() - 1:
+                payload = unframe(chunk, self._next, packed_size(entries, bits))
+                if self._next == count - 1:
                     # Only the last chunk has padding that may be wrong: look before anything is added.
-                    unpack(payload, entries, parameters.modulus_bits)
+                    unpack(payload, entries, bits)
             except PeerFault as fault:
                 raise PeerFault(fault.reason, fault.detail, rule="SV-7") from None
             self._content.update(chunk)
@@ -363,7 +373,7 @@ class _SpooledUpload(Upload):
         self._require_open()
         content = self._content.digest()
         with self._guarded(content, trailer):
-            expected = self._shell.parameters.chunk_count() if self._phase.vector else 0
+            expected = self._phase.chunk_count(self._shell)
             if self._next != expected:
                 raise PeerFault(FaultReason.CHUNK_LENGTH, f"{self._next} chunks of {expected}", rule="SV-8")
             self._shell.take(self._received, self._phase, content, trailer)

@@ -68,6 +68,8 @@ class Run(_Section):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Splits of the data and initial weights; never noise, sampling or masks."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of torch while silos train in this process; small models are slower with more."""
     reproducible: bool = False
     """Batch order and rounding follow from the seed, so that a run repeats bit for bit. Only without privacy."""
     output: Text = "runs"
@@ -121,6 +123,8 @@ class Privacy(_Section):
     epsilon: PositiveFloat
     delta: Annotated[float, Field(gt=0, lt=1)]
     unit: Literal["record"] = "record"
+    spare_rounds: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Rounds beyond the plan that the noise leaves room for: attempts that fail or are interrupted are charged too."""
 
 
 class LedgerSettings(_Section):

@@ -189,9 +189,12 @@ def logging_observer(
     return observe
 
 
-def jsonl_observer(path: str | Path) -> JsonLinesObserver:
-    """Observer that appends one JSON object a line to a file, with the time (UTC) first."""
-    return JsonLinesObserver(path)
+def jsonl_observer(path: str | Path, *, mode: int = 0o644) -> JsonLinesObserver:
+    """Observer that appends one JSON object a line to a file, with the time (UTC) first.
+
+    :param mode: of the file, if it is made.
+    """
+    return JsonLinesObserver(path, mode)
 
 
 class JsonLinesObserver:
@@ -200,8 +203,8 @@ class JsonLinesObserver:
     :raises OSError: the file cannot be opened or written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    def __init__(self, path: str | Path, mode: int = 0o644) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
         self._guard = threading.Lock()
 
     def __call__(self, event: Event) -> None:

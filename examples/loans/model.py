@@ -62,7 +62,7 @@ GUARANTEE_LIMITS = (0.50, 0.75, 0.80, 0.85)
 # after the last knot the function is constant.
 AMOUNT_KNOTS = (10e3, 25e3, 50e3, 100e3, 300e3, 1e6)
 YEAR_KNOTS = tuple(range(1988, 2015, 2))
-YEAR_SCALE = 2.0  # times 0 to 1: the year is what moves charge-offs most, which newspapers knew
+YEAR_SCALE = 2.0  # times 0 to 1: the year decides how soon a recession comes, so its weights may move faster
 
 BASIC = 19  # columns that are no basis function
 YEAR_COLUMNS = slice(BASIC + len(AMOUNT_KNOTS), BASIC + len(AMOUNT_KNOTS) + len(YEAR_KNOTS))

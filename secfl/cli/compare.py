@@ -23,7 +23,7 @@ __all__ = ["compare"]
 def compare(
     config: Annotated[Path, typer.Argument(help="TOML configuration file.", dir_okay=False)],
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of splits; their seeds count up from [run] seed.")
+        int, typer.Option(min=1, max=1000, help="Number of splits; their seeds count up from run.seed.")
     ] = 3,
     with_private: Annotated[
         bool, typer.Option("--with-private", help="Also the configured private training; charged to no ledger.")

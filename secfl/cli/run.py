@@ -26,7 +26,10 @@ __all__ = ["finish", "require_report_extra", "run"]
 def run(
     config: Annotated[Path, typer.Argument(help="TOML configuration file.", dir_okay=False)],
     output: Annotated[
-        Path | None, typer.Option(help="Directory for the run's directory; default: [run] output.", file_okay=False)
+        Path | None,
+        typer.Option(
+            help="Directory for the run's directory; default: run.output of the configuration.", file_okay=False
+        ),
     ] = None,
 ) -> None:
     """Train as the configuration says, all parties in this process, and write the report."""

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from protocols.errors import ConfigError
+from protocols.identity import client_id
 from protocols.primitives.signing import SigningKey, fingerprint
 from protocols.shape import Entropy
 from secfl.federation.key_statements import Introduction, Revocation, Rotation, read_statement
@@ -178,13 +179,14 @@ def silo_of(path: Path, *keys: SigningKey, silo: str = "") -> str:
     :param keys: one of which the introduction must be of.
     :param silo: as given; empty if not.
     :raises ConfigError: neither says, or they disagree.
+    :raises UsageError: what is given is no silo's name.
     :raises PeerFault: the introduction's signature does not verify.
     """
     public = introduction_path(path)
     if not public.exists():
         if not silo:
             raise ConfigError("--silo", f"missing, and there is no {public} to tell", "the silo's name")
-        return silo
+        return client_id(silo)
     found = read_statement(public)
     if not isinstance(found, Introduction) or found.public_key not in [key.public.hex() for key in keys]:
         allowed = "that of this key: `secfl keys introduce`, or `rotate` to finish an interrupted rotation"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
-from protocols.errors import MissingExtra
+from protocols.errors import MissingExtra, PrivacyError
 from protocols.session import default_collusion_bound, majority_threshold
 from secfl.engines.base import Engine
 from secfl.federation.run import RunResult
 from secfl.federation.setup import Parties, Plan, noise_source
 from secfl.privacy.crosscheck import prv_epsilon
+from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, ReleaseState
 from secfl.report.display import rounded_up
 from secfl.report.model import Claim, Evaluation, ReleaseRow, RunReport, SiloRow
@@ -112,12 +114,19 @@ def _silo(plan: Plan, parties: Parties, name: str) -> SiloRow:
 
 def _prv(ledger: Ledger, delta: float) -> float | None:
     """The cross-check over all charged releases; None where Opacus is not installed."""
-    events = [release.reservation.event for release in ledger.releases() if release.state in _CHARGED]
+    return _prv_of(
+        tuple(release.reservation.event for release in ledger.releases() if release.state in _CHARGED), delta
+    )
+
+
+@lru_cache(maxsize=64)
+def _prv_of(events: tuple[AnyPrivacyEvent, ...], delta: float) -> float | None:
+    """Silos under one plan have the same events: computed once."""
     if not events:
         return 0.0
     try:
         return prv_epsilon(events, delta)
-    except MissingExtra:
+    except (MissingExtra, PrivacyError):  # a cross-check that cannot be made is shown as missing
         return None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import BudgetExceeded, EncodingError
+from protocols.errors import BudgetExceeded, ConfigError, EncodingError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
 from secfl.events import Observer as EventObserver
@@ -130,13 +130,17 @@ class _Loop:
         journal.checkpoint(start)
 
     def round(self, number: int) -> str:
-        """Try a round until it gives a sum; return why the run halts, or nothing."""
+        """Try a round until it gives a sum; return why the run halts, or nothing.
+
+        :raises ConfigError: a silo could not train because of the configuration or the model file.
+        """
         first = self._journal.next_attempt(number)
         for attempt in range(first, first + self._plan.config.aggregation.attempts):
             self._journal.begin(number, attempt)
             outcome = self._attempt(number, attempt)
             if outcome.mean is not None:
                 return ""
+            _raise_misconfiguration(outcome)
             if _exhausted(outcome):
                 break
         return _why_halted(outcome)
@@ -204,6 +208,18 @@ def _apply(plan: Plan, state: State, step: npt.NDArray[np.float64]) -> State:
 def spent(parties: Parties) -> dict[str, float]:
     """Epsilon spent by each silo, by the filter; empty without privacy."""
     return {silo: ledger.spent().filter_epsilon for silo, ledger in parties.ledgers.items()}
+
+
+def _raise_misconfiguration(outcome: RoundOutcome) -> None:
+    """A mistake in configuration or model file does not go away when the round is tried again.
+
+    :raises ConfigError: the first that a silo met.
+    """
+    for phase in outcome.phases:
+        for event in phase.events:
+            if isinstance(event.error, ConfigError):
+                event.error.add_note(f"round {outcome.number}: silo {event.party!r}")
+                raise event.error
 
 
 def _exhausted(outcome: RoundOutcome) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,7 +109,7 @@ def _run(
     evaluate: Evaluate | None,
     observer: Observer | None,
 ) -> FinishedRun:
-    with set_up_parties(plan, run_directory) as parties:
+    with torch_threads(plan.config.run.threads), set_up_parties(plan, run_directory) as parties:
         _keep_roster(run_directory / ROSTER_NAME, parties.roster)
         engine = engines.EmbeddedEngine(
             parties.silos,
@@ -133,6 +135,19 @@ def _keep_roster(path: Path, roster: Roster) -> None:
         create_roster_file(path, roster)
     elif read_roster(path).digest() != roster.digest():
         raise ConfigError(str(path), "is not the roster of the silos' keys", "the keys that the run began with")
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _hash(text: str) -> str:

@@ -18,6 +18,7 @@ from protocols.shape import Entropy
 from secfl.config import Config, Privacy, SiloSettings
 from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.storage import FileStore
+from secfl.events import jsonl_observer
 from secfl.federation.keys import load_or_create_key
 from secfl.federation.model_code import model_code
 from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
@@ -75,13 +76,15 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
     :raises ConfigError: naming the key that cannot be used.
     :raises PrivacyError: a budget that no noise reaches, or a delta too large for the records.
     """
-    from secfl.training import model_state  # needs torch
+    from secfl.training import check_model, model_state  # need torch
 
     task = task or load_task(directory / config.model.file)
     with model_code("building the model"):
+        if config.privacy is not None:
+            check_model(task.build_model())
         state = _initial_state(config, task, model_state)
         parameters = {name: state[name] for name in _trainable(task)}
-    layout, update_layout = TensorLayout.of(state), TensorLayout.of(parameters)
+    layout, update_layout = _layout(state), _layout(parameters)
     weights = {silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo}
     scheme = _scheme(config, update_layout, max(weights.values()))
     return Plan(
@@ -96,6 +99,14 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         _noise_multipliers(config),
         randomness or (seeded(config.run.seed) if config.run.reproducible else operating_system),
     )
+
+
+def _layout(tensors: dict[str, Any]) -> TensorLayout:
+    try:
+        return TensorLayout.of(tensors)
+    except EncodingError as error:
+        allowed = "float tensors alone: no buffers of integers, hence GroupNorm in the place of BatchNorm"
+        raise ConfigError("model.file", str(error), allowed) from None
 
 
 def _scheme(config: Config, layout: TensorLayout, maximum_weight: int) -> EncodingScheme:
@@ -141,7 +152,7 @@ def _noise_multipliers(config: Config) -> dict[str, float]:
         config.privacy.epsilon,
         config.privacy.delta,
         training.sampling_rate,
-        training.steps_per_round * config.run.rounds,
+        training.steps_per_round * (config.run.rounds + config.privacy.spare_rounds),
     )
     return {silo.name: chosen for silo in config.silo}
 
@@ -197,6 +208,7 @@ def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urando
                 ledger=ledger,
                 randomness=plan.randomness,
                 entropy=entropy,
+                notes=resources.enter_context(jsonl_observer(home / settings.name / "local.jsonl", mode=0o600)),
             )
         return Parties(roster, silos, ledgers, resources.pop_all())
 
@@ -228,7 +240,7 @@ def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> L
         total_records=sum(item.nominal_size for item in config.silo),
     )
     budget = PrivacyBudget(config.privacy.epsilon, config.privacy.delta, config.privacy.unit)
-    planned = [plan.event(silo.name)] * config.run.rounds
+    planned = [plan.event(silo.name)] * (config.run.rounds + config.privacy.spare_rounds)
     return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
 
 

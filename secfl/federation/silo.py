@@ -17,11 +17,12 @@ from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
 from protocols.wire import peek_session_id
 from secfl.encoding import Encoder, EncodingScheme, TensorLayout
+from secfl.events import Event
 from secfl.federation.randomness import Randomness, operating_system
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, Reservation
 
-__all__ = ["LocalTraining", "Silo", "context_hash"]
+__all__ = ["LocalNote", "LocalTraining", "Silo", "context_hash"]
 
 OPEN_SESSIONS = 2
 """Sessions kept at a time: the next round's announcement may come while the last one is being opened."""
@@ -50,6 +51,19 @@ class LocalTraining:
     update_layout: TensorLayout
 
 
+class LocalNote(Event, frozen=True, kw_only=True):
+    """What a contribution looked like from inside. It stays at the silo.
+
+    :param clipped: coordinates of the update beyond ``value_range``, which were cut to it.
+    """
+
+    run_id: str
+    round: int
+    attempt: int
+    coordinates: int
+    clipped: int
+
+
 @dataclass
 class _Open:
     """One session in progress."""
@@ -71,6 +85,7 @@ class Silo:
     :param ledger: open for writing; None without privacy.
     :param randomness: source of training's and rounding's choices in each attempt.
     :param entropy: source of keys, seeds and shares.
+    :param notes: told of what concerns this silo alone; it depends on private records and must not leave the silo.
     """
 
     def __init__(  # noqa: PLR0913  everything outside pure computation is passed in
@@ -86,7 +101,9 @@ class Silo:
         ledger: Ledger | None = None,
         randomness: Randomness = operating_system,
         entropy: Entropy = os.urandom,
+        notes: Callable[[LocalNote], None] | None = None,
     ) -> None:
+        self._notes = notes
         self.identity = identity
         self.ledger = ledger
         self._roster = roster
@@ -136,13 +153,15 @@ class Silo:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
             entropy = self._randomness(str(self.identity.id), need.parameters.round_number, need.parameters.attempt)
             encoder = Encoder(self._scheme, entropy, self._training.update_layout)
-            words, _local = encoder.encode(self._training.update(state, entropy), self._weight)
+            words, local = encoder.encode(self._training.update(state, entropy), self._weight)
             reply = session.party.handle(header, chunks, vector=ArraySource(words))
             if reservation is not None and self.ledger is not None:
                 self.ledger.sending(reservation)
         except Exception as error:
             self._give_back(reservation, error)
             raise
+        if self._notes is not None:
+            self._notes(_note(need.parameters, local.clipped_count, words.size))
         session.sending = reservation
         return reply
 
@@ -198,3 +217,13 @@ class Silo:
 
     def __repr__(self) -> str:
         return f"Silo({self.identity.id!r})"
+
+
+def _note(parameters: SessionParameters, clipped: int, coordinates: int) -> LocalNote:
+    return LocalNote(
+        run_id=parameters.run_id,
+        round=parameters.round_number,
+        attempt=parameters.attempt,
+        coordinates=coordinates,
+        clipped=clipped,
+    )

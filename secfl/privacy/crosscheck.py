@@ -6,6 +6,7 @@ the filter's business (``accounting.RdpFilter``).
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 
@@ -37,8 +38,13 @@ def prv_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
     accountant = PRVAccountant()
     accountant.history = [(noise_multiplier, rate, steps) for (rate, noise_multiplier), steps in plan]
     # At sampling rate 1 Opacus takes log(1 - 1): minus infinity is the value it means.
-    with np.errstate(divide="ignore"):
-        return float(accountant.get_epsilon(delta, eps_error=_PRV_EPSILON_ERROR, delta_error=delta / 1000))
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        # It only chooses the width of a grid by RDP at orders of its own; their end is no matter.
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        try:
+            return float(accountant.get_epsilon(delta, eps_error=_PRV_EPSILON_ERROR, delta_error=delta / 1000))
+        except (ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
+            raise PrivacyError(f"Opacus cannot discretise this plan: {type(error).__name__}") from error
 
 
 def pld_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:

@@ -14,6 +14,7 @@ from secfl.training.settings import DpSgdSettings, PlainSettings
 from secfl.training.task import SiloData, Task, load_task
 
 if TYPE_CHECKING:
+    from secfl.training.checks import check_model
     from secfl.training.evaluation import pooled_metric
     from secfl.training.local_dp_sgd import LocalDpSgd
     from secfl.training.plain import PlainSgd
@@ -28,12 +29,14 @@ __all__ = [
     "SiloData",
     "Task",
     "add_update",
+    "check_model",
     "load_task",
     "model_state",
     "pooled_metric",
 ]
 
 _NEED_TORCH = {
+    "check_model": "checks",
     "LocalDpSgd": "local_dp_sgd",
     "LocalUpdate": "state",
     "PlainSgd": "plain",

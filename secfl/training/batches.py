@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 __all__ = ["batch_of", "each_tensor", "length", "rows"]
 
@@ -20,6 +21,9 @@ def length(records: Dataset[Any]) -> int:
 
 def batch_of(records: Dataset[Any], indices: npt.NDArray[np.int64] | Sequence[int]) -> tuple[Any, Any]:
     """Collate the records at ``indices`` (at least one) into ``(inputs, targets)``, batch first."""
+    if type(records) is TensorDataset:  # whole arrays at once; a subclass may do something else
+        inputs, targets = (tensor[torch.as_tensor(np.asarray(indices))] for tensor in records.tensors)
+        return inputs, targets
     positions = [int(index) for index in indices]
     fetch_all = getattr(records, "__getitems__", None)  # what torch's DataLoader asks for, too
     inputs, targets = default_collate(fetch_all(positions) if fetch_all else [records[at] for at in positions])

@@ -2,8 +2,8 @@
 
 Directives are HTML comments on the line before a fenced block, so that a reader never sees them:
 
-- ``<!-- run -->`` before ``python``: the block is executed; blocks of a page share their names. An ``output`` block after it
-  (``<!-- output -->``) holds what it prints.
+- ``<!-- run -->`` before ``python``: the block is executed; blocks of a page share their names. ``<!-- output -->``
+  before the next block: this is what it prints.
 - ``<!-- run -->`` before ``console``: lines that open with ``$ `` are commands, the others what they print.
   ``<!-- run: exit 3 -->`` (or ``exit 0 or 10``) expects that exit code of the last command.
 - ``<!-- file: NAME -->``: the block is written to a file. ``<!-- append: NAME -->``: it is added to one.
@@ -15,6 +15,7 @@ Directives are HTML comments on the line before a fenced block, so that a reader
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 240
 
@@ -36,6 +39,15 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _WRITING = {"file": "w", "append": "a"}
+
+
+def require(*packages: str) -> None:
+    """Skip the test where packages of the extras are missing; fail it in CI, where they never may be."""
+    missing = ", ".join(name for name in packages if importlib.util.find_spec(name) is None)
+    if missing and os.environ.get("CI", "").lower() == "true":
+        pytest.fail(f"not installed, and this is CI: {missing}; pip install 'secfl[train,report,docs]'")
+    if missing:
+        pytest.skip(f"not installed: {missing}; pip install 'secfl[train,report,docs]'")
 
 
 @dataclass(frozen=True)

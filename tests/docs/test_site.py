@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
+import page_runner
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -19,18 +19,10 @@ DOCS = ROOT / "docs"
 LOADED = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data")}
 
 
-def _require_mkdocs() -> None:
-    missing = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]
-    if missing and os.environ.get("CI", "").lower() == "true":
-        pytest.fail(f"{', '.join(missing)}: not installed, and this is CI: pip install 'secfl[docs]'")
-    if missing:
-        pytest.skip(f"{', '.join(missing)}: not installed; pip install 'secfl[docs]'")
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
-    _require_mkdocs()
+    page_runner.require("mkdocs", "material", "mkdocstrings")
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
@@ -104,14 +96,26 @@ def test_external_links_are_https(html: dict[Path, _Page]) -> None:
 
 def _navigation() -> list[str]:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
-    return re.findall(r"(\S+\.md)$", text, re.MULTILINE)
+    return re.findall(r"(\S+\.md)(?: #.*)?$", text, re.MULTILINE)
 
 
 def test_navigation_and_pages_are_the_same_set() -> None:
     listed = _navigation()
-    written = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+    written = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    records = {f"decisions/{path.name}" for path in (DOCS / "decisions").glob("[0-9]*.md")}  # put there by a hook
     assert len(set(listed)) == len(listed)
-    assert sorted(listed) == written
+    assert set(listed) == written - records
+
+
+def test_every_decision_record_is_in_the_built_navigation(html: dict[Path, _Page], site: Path) -> None:
+    links = set(html[site / "index.html"].links)
+    records = sorted(path.stem for path in (DOCS / "decisions").glob("[0-9]*.md"))
+    assert [name for name in records if f"decisions/{name}.html" not in links] == []
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).is_file()] == []
 
 
 def test_pages_never_say_what_no_run_can_promise() -> None:

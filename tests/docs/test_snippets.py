@@ -8,9 +8,6 @@ from pathlib import Path
 import page_runner
 import pytest
 
-pytest.importorskip("torch", reason="the pages train models")
-pytest.importorskip("sklearn", reason="the tutorial's records come with scikit-learn (extra docs)")
-
 RUNNABLE = [page for page in page_runner.pages() if any(page_runner.blocks(page))]
 
 
@@ -21,6 +18,7 @@ def _parameter(page: Path) -> object:
 
 @pytest.mark.parametrize("page", [_parameter(page) for page in RUNNABLE])
 def test_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page_runner.require("torch", "opacus", "jinja2", "matplotlib", "sklearn")
     monkeypatch.chdir(tmp_path)
     page_runner.PageRunner(page, tmp_path).run()
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_task import FEATURES, load_data
+from tiny_task import FEATURES, load_data, tiny_config, tiny_task
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from protocols.errors import ConfigError
-from secfl.config import load_config
+from secfl.config import load_config, parse_config
 from secfl.federation.federation import DataSilo, Federation
+from secfl.federation.session import simulate
 from secfl.privacy import PrivacyBudget
 from secfl.training import add_update
 
@@ -112,6 +113,57 @@ def test_ledgers_last_for_life_unless_told_otherwise(tmp_path: Path) -> None:
     assert again.status == "halted"
     assert "budget of a, b, c, d is spent" in again.report.status_reason
     assert again.rounds[0].contributors == ()
+
+
+def test_clipped_coordinates_are_counted_at_the_silo_and_nowhere_else(tmp_path: Path) -> None:
+    narrow = federation(tmp_path, budget=PrivacyBudget(epsilon=3, delta=1e-5), aggregation={"value_range": 1e-4})
+    run = narrow.run(rounds=2)
+    for silo in NAMES:
+        path = run.directory / "ledgers" / silo / "local.jsonl"
+        assert path.stat().st_mode & 0o777 == 0o600
+        notes = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(note["round"], note["attempt"], note["coordinates"]) for note in notes] == [(1, 0, 4), (2, 0, 4)]
+        assert all(1 <= note["clipped"] <= 4 for note in notes)
+    assert b"clipped" not in (run.directory / "events.jsonl").read_bytes()
+    assert "clipped" not in run.report.to_json().decode().replace("clipped and counted", "")
+
+
+def test_spare_rounds_leave_room_in_the_budget(tmp_path: Path) -> None:
+    config, text = tiny_config(tmp_path, private=True)
+    text = text.replace("delta = 1e-5\n", "delta = 1e-5\nspare_rounds = 2\n")
+    report = simulate(parse_config(text), text, tmp_path, output=tmp_path / "runs", task=tiny_task()).report
+    assert config.run.rounds == 3
+    assert [silo.rounds_left for silo in report.silos] == [2] * 4
+
+
+def test_a_loss_that_is_a_mean_is_a_mistake_of_the_model_not_a_failed_round(tmp_path: Path) -> None:
+    mean = federation(tmp_path, loss=lambda outputs, targets: loss(outputs, targets).mean())
+    with pytest.raises(ConfigError, match="loss") as caught:
+        mean.run(rounds=2)
+    assert caught.value.__notes__ == ["round 1: silo 'a'"]
+
+
+@pytest.mark.parametrize("budget", [None, PrivacyBudget(epsilon=3, delta=1e-5)])
+def test_batch_normalisation_is_refused_with_its_replacement_before_anything_runs(
+    tmp_path: Path, budget: PrivacyBudget | None
+) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 1))
+    with pytest.raises(ConfigError, match="GroupNorm"):
+        Federation(model, silos(), budget, loss=loss, ledger=PER_RUN, directory=tmp_path).run(rounds=1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_training_uses_one_thread_unless_told_otherwise_and_gives_them_back(tmp_path: Path) -> None:
+    seen = []
+
+    def counting(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return loss(outputs, targets)
+
+    before = torch.get_num_threads()
+    federation(tmp_path, loss=counting).run(rounds=1)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
 
 
 def test_the_run_leaves_its_events_one_a_line(tmp_path: Path) -> None:

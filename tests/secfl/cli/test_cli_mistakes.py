@@ -1,0 +1,134 @@
+"""Mistakes of users over all commands: one line that names the culprit, the right exit code, nothing written."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_study import study_text, write_study
+from typer.testing import Result
+
+from secfl.federation.keys import ENVIRONMENT
+
+Command = Callable[..., Result]
+HEX = "ab" * 32
+
+
+@pytest.fixture(scope="session")
+def _original_place(tmp_path_factory: pytest.TempPathFactory, secfl: Command) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    write_study(place, study_text(rounds=1))
+    (place / "untested.toml").write_text(study_text(rounds=1).replace('kind = "benchmark"', 'kind = "none"'))
+    for silo in ("north", "east", "west"):
+        assert secfl("keys", "new", place / f"{silo}.key", "--silo", silo).exit_code == 0
+    assert secfl("keys", "revoke", place / "west.key", "--output", place / "west.json").exit_code == 0
+    introductions = (place / f"{silo}.key.pub" for silo in ("north", "east"))
+    assert secfl("roster", "new", place / "roster.toml", *introductions).exit_code == 0
+    for name, mode in (("nameless.key", 0o600), ("open.key", 0o644)):
+        (place / name).write_bytes((place / "north.key").read_bytes())
+        (place / name).chmod(mode)
+    (place / "text").write_text("hello\n")
+    (place / "empty").mkdir()
+    return place
+
+
+@pytest.fixture
+def place(_original_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study, keys, statements and a roster; the working directory."""
+    shutil.copytree(_original_place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    return tmp_path
+
+
+MISTAKES = [
+    # A wrong use of the command line.
+    ("--fast", 2, "No such option: --fast Usage: secfl [OPTIONS] COMMAND [ARGS]..."),
+    ("trian config.toml", 2, "No such command 'trian'."),
+    ("keys create north.key", 2, "No such command 'create'."),
+    ("run", 2, "Missing argument 'CONFIG'. Usage: secfl run "),
+    ("run empty", 2, "'empty' is a directory. Usage: secfl run "),
+    ("run config.toml --output text", 2, "'text' is a file. Usage: secfl run "),
+    ("resume", 2, "Missing argument 'DIRECTORY'. Usage: secfl resume "),
+    ("compare config.toml --seeds 0", 2, "'--seeds': 0 is not in the range 1<=x<=1000. Usage: secfl compare "),
+    ("compare config.toml --seeds many", 2, "'--seeds': 'many' is not a valid int"),
+    ("compare config.toml --plain-steps -1", 2, "'--plain-steps': -1 is not in the range"),
+    ("keys new fresh.key", 2, "Missing option '--silo'. Usage: secfl keys new "),
+    ("roster apply roster.toml", 2, "Missing argument 'STATEMENT...'. Usage: secfl roster apply "),
+    ("version now", 2, "Got unexpected extra argument"),
+    # Comparisons.
+    ("compare absent.toml", 3, "absent.toml: cannot be read: No such file or directory; allowed: a TOML file"),
+    ("compare untested.toml", 3, "evaluation.kind: this configuration does not declare its test records unprotected"),
+    ("compare config.toml --with-private", 3, "privacy: missing: there is no private training to compare with"),
+    ("compare config.toml --plain-learning-rate 0", 3, "training.learning_rate: 0.0 cannot be used; allowed: a number"),
+    ("compare config.toml --output absent/x.json", 3, "--output: there is no directory absent"),
+    ("compare text", 3, "text: is not TOML"),
+    # Reports and runs.
+    ("report empty", 3, "empty/report.json: cannot be read: No such file or directory; allowed: the directory of a"),
+    ("report absent", 3, "absent/report.json: cannot be read"),
+    ("resume empty", 3, "empty/config.toml: cannot be read: No such file or directory"),
+    # Keys.
+    ("keys new north.key --silo north", 3, "north.key: there is a file already; allowed: another path, or `secfl keys"),
+    ("keys new fresh.key --silo North", 8, "party name 'North': allowed are 1 to 64 of a-z 0-9 . _ -"),
+    ("keys new fresh.key --silo north --encrypt", 3, "--encrypt: no passphrase; allowed: the environment"),
+    ("keys new text/fresh.key --silo north", 9, "text"),
+    ("keys show absent.key", 3, "absent.key: cannot be read: No such file or directory; allowed: a private key file"),
+    ("keys show text", 3, "text: others may read this private key; allowed: mode 600"),
+    ("keys show open.key", 3, "open.key: others may read this private key; allowed: mode 600"),
+    ("keys show north.key.pub", 3, "north.key.pub: others may read this private key"),
+    ("keys rotate nameless.key", 3, "--silo: missing, and there is no nameless.key.pub to tell; allowed: "),
+    ("keys rotate north.key --silo east", 3, "--silo: 'east', but north.key.pub says 'north'; allowed: north"),
+    ("keys rotate nameless.key --silo Bad", 8, "party name 'Bad'"),
+    ("keys revoke absent.key", 3, "absent.key: cannot be read"),
+    ("keys revoke west.key --output west.json", 3, "west.json: there is a file already; allowed: another --output"),
+    ("keys introduce north.key --silo ../north", 8, "party name '../north'"),
+    # Rosters.
+    ("roster new new.toml", 3, "KEY.pub: nobody to put into the roster; allowed: one file or more, or --member ID=KEY"),
+    ("roster new roster.toml west.key.pub", 3, "roster.toml: there is a file already; allowed: another path"),
+    ("roster new new.toml north.key.pub north.key.pub", 3, "roster: 'north' is a member already"),
+    ("roster new new.toml west.json", 3, "west.json: is no introduction; allowed: a KEY.pub"),
+    ("roster new new.toml north.key", 3, "north.key: is no statement about a key: JSON is malformed"),
+    ("roster new new.toml absent.pub", 3, "absent.pub: cannot be read: No such file or directory"),
+    ("roster add roster.toml --member west", 3, "--member: 'west' is not ID=KEY; allowed: a name, =, and 64"),
+    (f"roster add roster.toml --member West={HEX}", 8, "party name 'West'"),
+    (f"roster add roster.toml --member west={'00' * 32}", 3, "roster: 'west': "),
+    ("roster add absent.toml west.key.pub", 3, "absent.toml: cannot be read: No such file or directory"),
+    ("roster add text west.key.pub", 3, "text: is not TOML"),
+    ("roster show config.toml", 3, "config.toml: is no roster: "),
+    (f"roster verify roster.toml --hash {HEX}", 3, f"--hash: '{HEX}', but roster.toml has "),
+    ("roster revoke roster.toml west", 3, "roster: 'west' is no member; allowed: east, north"),
+    ("roster apply roster.toml west.json", 3, "west.json: 'west' is no member; allowed: east, north"),
+    ("roster apply roster.toml north.key.pub", 3, "north.key.pub: is an introduction; allowed: a rotation or"),
+    # Ledgers.
+    (f"ledger show absent.ledger --key {HEX}", 6, "[LG-1] absent.ledger: no such ledger"),
+    ("ledger verify text", 3, "--key: missing; allowed: 64 hex digits, or --roster FILE"),
+    (f"ledger verify text --key {HEX}", 6, "text"),
+    ("ledger verify text --roster roster.toml", 6, "text: its first line does not name a silo"),
+    ("ledger verify text --roster text", 3, "text: is not TOML"),
+]  # fmt: skip
+
+
+def snapshot(directory: Path) -> dict[str, str]:
+    files = (path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_there_is_a_long_list_of_different_mistakes() -> None:
+    assert len({line for line, _, _ in MISTAKES}) == len(MISTAKES) >= 50
+
+
+@pytest.mark.parametrize(("line", "code", "words"), MISTAKES, ids=[line for line, _, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_its_exit_code_and_changes_nothing(
+    place: Path, secfl: Command, line: str, code: int, words: str
+) -> None:
+    before = snapshot(place)
+    result = secfl(*line.split())
+    assert result.exit_code == code, result.output
+    (shown,) = result.stderr.splitlines()[-1:] if "ledger show" in line else result.stderr.splitlines()
+    assert shown.startswith("error: ")
+    assert words in shown
+    assert "Traceback" not in result.output
+    assert snapshot(place) == before
