@@ -2,12 +2,12 @@
 
     python benchmarks/oneshot_parameters.py [--json FILE] [--quick]
 
-The security figure is the usual rough one: block size of the primal attack by the estimate of Alkim, Ducas, Poppelmann,
-Schwabe 2016 ("New Hope", section 6.3) with as many samples as serve the attacker best, at 2^(.292 beta) classical and
-2^(.265 beta) quantum operations. The homomorphic encryption standard (Albrecht et al. 2018, table 1) is the reference: at
-N = 4096 it allows log2 q = 109 for 128 bits and 75 for 192. "Two honest clients" is the deviation that Hint-RLWE (Kim, Lee,
-Seo, Song 2023) leaves when the sum of two honest keys is revealed: variance 1 / (2 (1/16 + 1/16)) = 4. Times are processor
-time on one pinned core, best of a few turns.
+The security figure is the usual rough one: block size of the primal attack by the estimate of Alkim, Ducas, Poppelmann
+and Schwabe 2016 ("New Hope", section 6.3) with as many samples as serve the attacker best, at 2^(.292 beta) classical
+and 2^(.265 beta) quantum operations. The homomorphic encryption standard (Albrecht et al. 2018, table 1) is the
+reference: at N = 4096 it allows log2 q = 109 for 128 bits and 75 for 192. "Two honest clients" is the deviation that
+Hint-RLWE (Kim, Lee, Seo, Song 2023) leaves when the sum of two honest keys is revealed: variance
+1 / (2 (1/16 + 1/16)) = 4. Times are processor time on one pinned core, best of a few turns.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 from measure import Figures, best_of, pin_to_one_core
 
+from protocols import ArraySource, ClientPolicy, Identity, Reply, Role, Roster, SigningKey, oneshot
 from protocols.oneshot.lattice import Encryption, decrypt_sum, sample_key
 from protocols.oneshot.negacyclic import NegacyclicProduct, error_bound
 from protocols.oneshot.records import LATTICES, WORD_BITS, LatticeRecord
 from protocols.oneshot.slots import Layout, choose_slots
 from protocols.primitives.bitpack import pack, unpack
 from protocols.session import SessionId
+from protocols.testing.network import deliver
+from protocols.testing.storage import MemoryStore
 
 CLASSICAL, QUANTUM = 0.292, 0.265
 REPEATS = 7
@@ -125,6 +129,50 @@ def times(figures: Figures, record: LatticeRecord, n: int, d: int) -> None:
         figures.add(name, value / count * 1e9, "ns a coefficient" if name == "product" else "ns an entry", **where)
 
 
+def session(figures: Figures, n: int, members: int, d: int) -> None:
+    """A client's whole contribution and the server's whole upload: sharing, sealing, hashing and signing included."""
+    policy = ClientPolicy(protocols=frozenset({oneshot.PROTOCOL}), collusion_bound=1)
+    identities: list[Identity] = []
+    for number in range(n):
+        key = SigningKey.generate(os.urandom)
+        committee_key = oneshot.CommitteeKey.generate(os.urandom)
+        on_committee = number < members
+        name = f"silo-{number:04}"
+        identities.append(oneshot.CommitteeIdentity(name, key, committee_key) if on_committee else Identity(name, key))
+    roster = Roster([identity.member() for identity in identities])
+    parameters = oneshot.parameters(
+        roster,
+        [identity.id for identity in identities],
+        nonce=os.urandom(32),
+        run_id="benchmark",
+        round_number=1,
+        modulus_bits=16,
+        vector_length=d,
+        context_hash=bytes(32),
+        collusion_bound=1,
+    )
+    server = oneshot.server(parameters, roster)
+    header = next(iter(server.requests())).header
+    vector = ArraySource(np.random.default_rng(1).integers(0, 2**16, d).astype(np.uint16))
+    seconds, seconds_server, size, shares = [], [], 0, 0
+    for identity in identities[:REPEATS]:
+        client = oneshot.party(Role.CLIENT, identity, roster, policy, entropy=os.urandom, store=MemoryStore())
+        began = time.process_time()
+        reply = client.handle(header, vector=vector)
+        chunks = list(reply.chunks)
+        seconds.append(time.process_time() - began)
+        began = time.process_time()
+        deliver(server, Reply(reply.party, reply.header, chunks, reply.trailer))
+        seconds_server.append(time.process_time() - began)
+        shares = sum(memoryview(chunk).nbytes for chunk in chunks[:members])
+        size = sum(memoryview(chunk).nbytes for chunk in chunks[members:])
+    where = {"n": n, "bits": 16, "case": f"d = {d:.0e}, m = {members}"}
+    figures.add("client, whole contribution", min(seconds) / d * 1e9, "ns an entry", **where)
+    figures.add("server, whole upload", min(seconds_server) / d * 1e9, "ns an entry", **where)
+    figures.add("ciphertext", size, "bytes", **where)
+    figures.add("sealed shares", shares, "bytes", **where)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
@@ -137,6 +185,7 @@ def main() -> None:
         layouts(figures, record)
         errors(figures, record)
         times(figures, record, 100, 10**5 if arguments.quick else 10**6)
+    session(figures, 100, 5, 10**5 if arguments.quick else 10**6)
     figures.show()
     figures.write(arguments.json)
 

@@ -211,15 +211,20 @@ def spent(parties: Parties) -> dict[str, float]:
 
 
 def _raise_misconfiguration(outcome: RoundOutcome) -> None:
-    """A mistake in configuration or model file does not go away when the round is tried again.
+    """A mistake that stops every silo is the configuration's or the model file's: another attempt would not help.
 
     :raises ConfigError: the first that a silo met.
     """
-    for phase in outcome.phases:
-        for event in phase.events:
-            if isinstance(event.error, ConfigError):
-                event.error.add_note(f"round {outcome.number}: silo {event.party!r}")
-                raise event.error
+    mistakes = {
+        event.party: event.error
+        for phase in outcome.phases
+        for event in phase.events
+        if isinstance(event.error, ConfigError)
+    }
+    if set(mistakes) == set(outcome.parameters.cohort):
+        party, error = next(iter(mistakes.items()))
+        error.add_note(f"round {outcome.number}: silo {party!r}")
+        raise error
 
 
 def _exhausted(outcome: RoundOutcome) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocols" / "oneshot"))
 
-from oneshot_cohort import (  # noqa: E402
+from oneshot_cohort import (
     STORAGE_KEY,
     OneShotCohort,
     announcement,
@@ -19,7 +19,7 @@ from oneshot_cohort import (  # noqa: E402
     opening_request,
 )
 
-from protocols.errors import (  # noqa: E402
+from protocols.errors import (
     FaultReason,
     PeerFault,
     PolicyRefused,
@@ -27,13 +27,15 @@ from protocols.errors import (  # noqa: E402
     ServerFault,
     ThresholdNotMet,
 )
-from protocols.identity import Role  # noqa: E402
-from protocols.oneshot import messages as m  # noqa: E402
-from protocols.oneshot.packed_shamir import PRIME, decode, pack_share, unpack_share  # noqa: E402
-from protocols.oneshot.sealing import seal_share, share_label  # noqa: E402
-from protocols.shape import Reply  # noqa: E402
-from protocols.testing.malformed import changed, decoded, signed_reply  # noqa: E402
-from protocols.testing.network import deliver  # noqa: E402
+from protocols.identity import Role
+from protocols.oneshot import messages as m
+from protocols.oneshot.agreement import Agreement
+from protocols.oneshot.packed_shamir import PRIME, _evaluate, decode, pack_share, unpack_share
+from protocols.oneshot.sealing import seal_share, share_label
+from protocols.primitives.merkle import root
+from protocols.shape import Reply
+from protocols.testing.malformed import changed, decoded, signed_reply
+from protocols.testing.network import deliver
 
 ME = "c02"
 
@@ -143,7 +145,10 @@ def test_contribution_of_one_client_resent_in_the_name_of_another_is_refused() -
         deliver(cohort.server, Reply("c01", header, genuine.chunks, genuine.trailer))
     assert caught.value.reason is FaultReason.BAD_SIGNATURE
     # Signed by c01 itself, c00's ciphertext and sealed shares go in; but the shares open for no member.
-    deliver(cohort.server, signed_reply(cohort.identities["c01"], cohort.server.session_id, m.CONTRIBUTION, header, genuine.chunks))
+    deliver(
+        cohort.server,
+        signed_reply(cohort.identities["c01"], cohort.server.session_id, m.CONTRIBUTION, header, genuine.chunks),
+    )
     cohort.advance("Check")
     for member in ("c00", "c02", "c03"):
         reply = cohort.answer(member)
@@ -212,8 +217,6 @@ def flipped_sum(bit: int) -> OneShotCohort:
 
 def test_flipped_bit_of_the_sum_below_delta_is_noticed_above_it_not() -> None:
     """What the residual check sees and what it cannot: a multiple of Delta is another plaintext."""
-    from protocols.oneshot.agreement import Agreement
-
     layout = Agreement.of(OneShotCohort().parameters).slots.layout
     below = flipped_sum(layout.delta_bits - 1 - layout.dropped_bits)
     with pytest.raises(PeerFault) as caught:
@@ -267,11 +270,11 @@ def test_dealer_of_a_share_off_its_polynomial_is_noticed_not_named() -> None:
     rubbish = pack_share(np.full(4096, 12345, np.uint64))
     sealed = [bytes(chunk[8:]) for chunk in genuine.chunks[:4]]
     sealed[2] = seal_share(cohort.roster.member(ME).sealing_key, rubbish, label)
-    from protocols.primitives.merkle import root
-
     header = changed(genuine.header, m.ContributionReply, shares_root=root(sealed))
     chunks = [*genuine.chunks[:2], genuine.chunks[2][:8] + sealed[2], *genuine.chunks[3:]]
-    deliver(cohort.server, signed_reply(cohort.identities["c01"], cohort.server.session_id, m.CONTRIBUTION, header, chunks))
+    deliver(
+        cohort.server, signed_reply(cohort.identities["c01"], cohort.server.session_id, m.CONTRIBUTION, header, chunks)
+    )
     with pytest.raises(PeerFault) as caught:
         cohort.network.run()
     assert (caught.value.rule, caught.value.reason, caught.value.culprit()) == ("OV-6", FaultReason.BAD_SHARE, "peer")
@@ -285,8 +288,6 @@ def test_no_members_complete_state_opens_an_update() -> None:
     assert sorted(held) == [0, 1, 2, 3]
     share = unpack_share(held[0], 4096)
     guess = np.arange(4096, dtype=np.uint64)
-    from protocols.oneshot.packed_shamir import _evaluate
-
     through = _evaluate([PRIME - 1, 3, 5], np.stack([guess, share, share]), range(1, 5))
     opened, wrong = decode([1, 2, 3, 4], through, 3, 1)
     assert wrong == ()

@@ -91,7 +91,8 @@ def at_terminal(answers: list[str], *arguments: object) -> tuple[int, str]:
         except OSError:  # how Linux says that the other end is closed
             break
         shown += part
-        if part.rstrip().endswith(b":") and answers:
+        # The last space of a question comes after the echo is off; what was typed before that is thrown away.
+        if shown.endswith(b": ") and answers:
             os.write(terminal, f"{answers.pop(0)}\n".encode())
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode()
