@@ -2,9 +2,9 @@
 
     python benchmarks/heart_splits.py [--epsilon 3] [--splits 10] [--json FILE]
 
-The first row is what `secfl run` does: SecAgg, ledgers, everything. The others are federated averaging in plain floating
-point with the library's own trainers. Noise and samples come from the operating system, so figures move a little from
-run to run. Exact AUCs on holdout records are releases: those records are declared unprotected here.
+The first row is what `secfl run` does: SecAgg, ledgers, everything. The others are federated averaging in plain
+floating point with the library's own trainers. Noise and samples come from the operating system, so figures move a
+little from run to run. Exact AUCs on holdout records are releases: those records are declared unprotected here.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "rules.md"
-RULE = re.compile(r"(?:SP|PT|SV|SA|SS)-\d+")
+RULE = re.compile(r"(?:SP|PT|SV|SA|SS|OS|OV)-\d+")
 
 INTRODUCTION = """# Validation rules
 
@@ -111,6 +111,41 @@ SECTIONS = {
             9: "sealed shares have their length",
         },
     ),
+    "OS": (
+        "One-shot, client and committee",
+        {
+            1: "the suite is one that this code knows",
+            2: "the committee is the pinned one",
+            3: "more shares are needed to open than secrets are packed: t > l",
+            4: "2 t >= m + c + 2 l - 1: two sets of t members share an honest one",
+            5: "t <= m - c: silent colluders cannot block the opening",
+            6: "the lattice record is known, and the sums fit its slots",
+            7: "a member's shares fit one request",
+            8: "this client is in the cohort",
+            9: "this member is on the committee",
+            10: "the proposed set: in cohort order, nobody twice, nobody unknown",
+            11: "at least the minimum of contributors is proposed",
+            12: "each contribution is signed by its client, for this session",
+            13: "each share's Merkle path fits its contribution",
+            14: "the opened set: in cohort order, nobody twice, nobody unknown",
+            15: "at least the minimum of contributors is opened",
+            16: "the opened set was proposed and its shares opened",
+        },
+    ),
+    "OV": (
+        "One-shot, server",
+        {
+            1: "the sealed shares have the root that was signed",
+            2: "a complaint is about proposed clients, in order, nobody twice",
+            3: "a member without complaints is asked to open; a complaint is recorded",
+            4: "the summed share is over the set that was shown",
+            5: "the summed share has its length and is in the field",
+            6: "the shares at hand open one key sum (else the session is over)",
+            7: "a wrong summed share is left out if enough others are there (recorded)",
+            8: "the residuals of every block are as small as the errors' sum (else the session is over)",
+            9: "the key sum is one that these contributors can have",
+        },
+    ),
 }
 
 
@@ -129,7 +164,9 @@ def tests() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and (name := re.match(r"test_(sp|pt|sv|sa|ss)_(\d+)_", node.name)):
+            if isinstance(node, ast.FunctionDef) and (
+                name := re.match(r"test_(sp|pt|sv|sa|ss|os|ov)_(\d+)_", node.name)
+            ):
                 rule = f"{name[1].upper()}-{name[2]}"
                 found.setdefault(rule, []).append(f"{path.relative_to(ROOT)}::{node.name}")
     return found
