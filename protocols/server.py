@@ -1,4 +1,4 @@
-"""What every server session does alike: dispatch, spooled uploads, signatures, fault records, phases.
+"""What every server session does alike: dispatch, signatures, fault records, phases.
 
 A protocol adds one class per phase; the next phase is what closing the present one returns. The rules that are common
 to all protocols are SV-1 to SV-9 in docs/reference/rules.md.
@@ -7,7 +7,6 @@ to all protocols are SV-1 to SV-9 in docs/reference/rules.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -16,10 +15,10 @@ import msgspec
 from protocols import wire
 from protocols.errors import ClientFault, FaultReason, PeerFault, ThresholdNotMet, UsageError
 from protocols.identity import ClientId, Roster, own_fault
-from protocols.primitives.bitpack import packed_size, unpack
 from protocols.session import SessionId, SessionParameters
-from protocols.shape import Aggregate, Chunk, Fault, PhaseSummary, Request, ServerSession, Spool, Upload, Words
-from protocols.signed import NO_CHUNKS, ContentDigest, MemorySpool, ReplyMessage, reply_digest, unframe
+from protocols.shape import Aggregate, Fault, PhaseSummary, Request, ServerSession, Spool, Upload, Words
+from protocols.signed import NO_CHUNKS, MemorySpool, ReplyMessage, reply_digest
+from protocols.upload import SpooledUpload
 
 __all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified"]
 
@@ -149,7 +148,7 @@ class ServerShell(ServerSession):
         self._result: Aggregate | None = None
         self._failed = False
         self._phase = phase
-        self._uploads: dict[ClientId, _SpooledUpload] = {}
+        self._uploads: dict[ClientId, SpooledUpload] = {}
         self.faults_omitted = 0
 
     def __repr__(self) -> str:
@@ -186,7 +185,7 @@ class ServerShell(ServerSession):
         older = self._uploads.get(party)
         if older is not None:
             older.supersede()
-        upload = self._uploads[party] = _SpooledUpload(self, received)
+        upload = self._uploads[party] = SpooledUpload(self, self._phase, received)
         return upload
 
     def ready(self) -> bool:
@@ -259,6 +258,10 @@ class ServerShell(ServerSession):
         return session
 
     # -- the machinery -------------------------------------------------------------------------------------------------
+
+    def holds(self, phase: Phase) -> bool:
+        """Whether this phase is the open one."""
+        return phase is self._phase and not self._over()
 
     def _over(self) -> bool:
         return self._result is not None or self._failed
@@ -334,86 +337,6 @@ class ServerShell(ServerSession):
                 tuple(item if proven else item[:UNPROVEN_EVIDENCE_BYTES] for item in evidence),
             )
         )
-
-
-class _SpooledUpload(Upload):
-    """An upload that waits in a spool until its trailer verifies."""
-
-    def __init__(self, shell: ServerShell, received: Received) -> None:
-        self._shell = shell
-        self._received = received
-        self._party = ClientId(received.message.party)
-        self._phase = shell._phase
-        self._content = ContentDigest()
-        self._next = 0
-        self._open = True
-        self._ended: PeerFault | None = None
-
-    def write(self, chunk: Chunk) -> None:
-        """See `Upload.write`."""
-        self._require_open()
-        with self._guarded():
-            count = self._phase.chunk_count(self._shell)
-            if self._next >= count:
-                raise PeerFault(FaultReason.CHUNK_LENGTH, "more chunks than agreed on", rule="SV-6")
-            entries, bits = self._phase.chunk_layout(self._shell, self._next)
-            try:
-                payload = unframe(chunk, self._next, packed_size(entries, bits))
-                if self._next == count - 1:
-                    # Only the last chunk has padding that may be wrong: look before anything is added.
-                    unpack(payload, entries, bits)
-            except PeerFault as fault:
-                raise PeerFault(fault.reason, fault.detail, rule="SV-7") from None
-            self._content.update(chunk)
-            self._received.spool.append(bytes(payload))
-            self._next += 1
-
-    def commit(self, trailer: bytes) -> None:
-        """See `Upload.commit`."""
-        self._require_open()
-        content = self._content.digest()
-        with self._guarded(content, trailer):
-            expected = self._phase.chunk_count(self._shell)
-            if self._next != expected:
-                raise PeerFault(FaultReason.CHUNK_LENGTH, f"{self._next} chunks of {expected}", rule="SV-8")
-            self._shell.take(self._received, self._phase, content, trailer)
-        self.abort()
-
-    def abort(self) -> None:
-        """See `Upload.abort`."""
-        if self._open:
-            self._open = False
-            self._received.spool.discard()
-            self._shell.forget(self._party)
-
-    def supersede(self) -> None:
-        """Make room for a newer upload of the same party; the next call to this one says so."""
-        self.abort()
-        detail = f"a newer upload of {self._party!r} took its place"
-        self._ended = PeerFault(FaultReason.DUPLICATE_PARTY, detail, rule="SV-9", phase=self._phase.name)
-        self._shell.record(self._ended, self._party, self._received.header)
-
-    def _require_open(self) -> None:
-        if self._ended is not None:
-            raise self._ended
-        if not self._open and (self._phase is not self._shell._phase or self._shell._over()):
-            raise PeerFault(FaultReason.WRONG_PHASE, "the phase was closed", rule="SV-1", phase=self._phase.name)
-        if not self._open:
-            raise UsageError("the upload is over")
-
-    @contextmanager
-    def _guarded(self, *evidence: bytes) -> Iterator[None]:
-        """End the upload on its first fault and keep the evidence."""
-        try:
-            yield
-        except PeerFault as fault:
-            self.abort()
-            fault.phase = fault.phase or self._phase.name
-            self._shell.record(fault, self._party, self._received.header, *evidence)
-            raise
-        except BaseException:
-            self.abort()
-            raise
 
 
 class _Saved(msgspec.Struct, frozen=True):
