@@ -28,6 +28,7 @@ __all__ = [
     "decode_record",
     "decode_saved",
     "encode",
+    "opening_fields",
     "peek_kind",
     "peek_session_id",
 ]
@@ -67,6 +68,11 @@ class _Opening(msgspec.Struct, array_like=True, frozen=True):
     suite: int
     kind: str
     session_id: Digest
+
+
+def opening_fields(session_id: bytes, kind: type[Message], suite: int) -> tuple[int, str, int, str, bytes]:
+    """The five fields that open a message of this type."""
+    return (WIRE_VERSION, kind.PROTOCOL, suite, kind.KIND, session_id)
 
 
 T = TypeVar("T", bound=Message)

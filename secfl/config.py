@@ -216,6 +216,11 @@ class Config(_Section):
     simulation: Simulation = Simulation()
 
     @property
+    def budgeted_rounds(self) -> int:
+        """Rounds that the noise leaves room for: those of the plan and the spare ones."""
+        return self.run.rounds + (self.privacy.spare_rounds if self.privacy is not None else 0)
+
+    @property
     def cohort_size(self) -> int:
         """Silos asked in a round."""
         return self.server.cohort_size or len(self.silo)

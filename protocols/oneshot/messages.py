@@ -114,7 +114,7 @@ class OpeningReply(ReplyMessage, frozen=True):
 
 def opening_fields(session_id: SessionId, kind: type[wire.Message]) -> tuple[int, str, int, str, bytes]:
     """The five fields that open a message of this protocol."""
-    return (wire.WIRE_VERSION, PROTOCOL, SUITE, kind.KIND, session_id)
+    return wire.opening_fields(session_id, kind, SUITE)
 
 
 def contribution_digest(session_id: SessionId, party: str, shares_root: bytes, content: bytes) -> bytes:

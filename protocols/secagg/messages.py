@@ -170,7 +170,7 @@ class UnmaskReply(ReplyMessage, frozen=True):
 
 def opening_fields(session_id: SessionId, kind: type[wire.Message]) -> tuple[int, str, int, str, bytes]:
     """The five fields that open a message of this protocol."""
-    return (wire.WIRE_VERSION, PROTOCOL, SUITE, kind.KIND, session_id)
+    return wire.opening_fields(session_id, kind, SUITE)
 
 
 def advertisement_header(session_id: SessionId, party: str, advertisement: Advertisement) -> bytes:

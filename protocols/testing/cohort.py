@@ -20,12 +20,56 @@ from protocols.testing.network import Drop, Network, Tamper
 from protocols.testing.randomness import DeterministicEntropy
 from protocols.testing.storage import MemoryStore
 
-__all__ = ["Cohort"]
+__all__ = ["Cohort", "SessionHarness"]
 
 STORAGE_KEY = bytes(range(32))
 
 
-class Cohort:
+class SessionHarness:
+    """What tests do with a session in one process, whatever its protocol."""
+
+    parameters: SessionParameters
+    server: ServerShell
+    parties: dict[str, Any]
+    vectors: dict[str, Words]
+    network: Network
+
+    def sources(self) -> dict[str, ArraySource]:
+        """The vectors as the sessions take them."""
+        return {party: ArraySource(vector) for party, vector in self.vectors.items()}
+
+    def total(self, contributors: Iterable[str]) -> Words:
+        """The plain sum modulo 2^bits."""
+        bits = self.parameters.modulus_bits
+        total = np.zeros(self.parameters.vector_length, np.uint64)
+        for party in contributors:
+            total += self.vectors[party].astype(np.uint64)
+        return (total & np.uint64((1 << bits) - 1)).astype(word_dtype(bits))
+
+    def dropping(self, drops: Iterable[Drop], tamper: Tamper | None = None) -> Network:
+        """Replace the network by one that loses parties, or tampers."""
+        self.network = Network(self.server, self.parties, self.sources(), drops=tuple(drops), tamper=tamper)
+        return self.network
+
+    def advance(self, phase: str) -> None:
+        """Run until this phase is open."""
+        while self.server.phase != phase:
+            self.network.run_phase()
+
+    def request(self, party: str) -> Request:
+        """The server's request to a party in the open phase."""
+        return next(item for item in self.server.requests() if item.party == party)
+
+    def answer(self, party: str, header: bytes | None = None) -> Reply:
+        """What a party answers to its request, or to another header; the chunks as a list."""
+        header = self.request(party).header if header is None else header
+        session = self.parties[party]
+        vector = self.sources()[party] if session.inspect(header).vector else None
+        reply = session.handle(header, vector=vector)
+        return Reply(reply.party, reply.header, [bytes(chunk) for chunk in reply.chunks], reply.trailer)
+
+
+class Cohort(SessionHarness):
     """SecAgg clients ``c00, c01, ...`` and their server; equal arguments give equal bytes.
 
     :param size: number of clients.
@@ -91,40 +135,6 @@ class Cohort:
         )
         words: Words = np.frombuffer(drawn, dtype) & dtype.type((1 << bits) - 1)
         return words
-
-    def sources(self) -> dict[str, ArraySource]:
-        """The vectors as the sessions take them."""
-        return {party: ArraySource(vector) for party, vector in self.vectors.items()}
-
-    def total(self, contributors: Iterable[str]) -> Words:
-        """The plain sum modulo 2^bits."""
-        bits = self.parameters.modulus_bits
-        total = np.zeros(self.parameters.vector_length, np.uint64)
-        for party in contributors:
-            total += self.vectors[party].astype(np.uint64)
-        return (total & np.uint64((1 << bits) - 1)).astype(word_dtype(bits))
-
-    def dropping(self, drops: Iterable[Drop], tamper: Tamper | None = None) -> Network:
-        """Replace the network by one that loses parties, or tampers."""
-        self.network = Network(self.server, self.parties, self.sources(), drops=tuple(drops), tamper=tamper)
-        return self.network
-
-    def advance(self, phase: str) -> None:
-        """Run until this phase is open."""
-        while self.server.phase != phase:
-            self.network.run_phase()
-
-    def request(self, party: str) -> Request:
-        """The server's request to a party in the open phase."""
-        return next(item for item in self.server.requests() if item.party == party)
-
-    def answer(self, party: str, header: bytes | None = None) -> Reply:
-        """What a party answers to its request, or to another header; the chunks as a list."""
-        header = self.request(party).header if header is None else header
-        session = self.parties[party]
-        vector = self.sources()[party] if session.inspect(header).vector else None
-        reply = session.handle(header, vector=vector)
-        return Reply(reply.party, reply.header, [bytes(chunk) for chunk in reply.chunks], reply.trailer)
 
     def restore_party(self, party: str, blob: bytes) -> None:
         """Put a saved session in the place of a party's."""

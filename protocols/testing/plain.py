@@ -70,7 +70,7 @@ class CountersignReply(ReplyMessage, frozen=True):
 
 
 def _fields(session_id: SessionId, kind: type[wire.Message]) -> tuple[int, str, int, str, bytes]:
-    return (wire.WIRE_VERSION, PROTOCOL, 1, kind.KIND, session_id)
+    return wire.opening_fields(session_id, kind, 1)
 
 
 class Done(SecretState, frozen=True):

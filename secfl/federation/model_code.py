@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from traceback import walk_tb
 
 from protocols.errors import ConfigError, SecflError
+from secfl.training.task import MODULE_PREFIX
 
 __all__ = ["model_code"]
-
-_MODULE_PREFIX = "secfl_model_"
-"""Of the module names that `load_task` gives."""
 
 
 @contextmanager
@@ -34,6 +32,6 @@ def model_code(doing: str, *, quote: bool = True) -> Iterator[None]:
 def _place(error: Exception) -> str:
     """The line of the model file that was reached last."""
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
-        if str(frame.f_globals.get("__name__")).startswith(_MODULE_PREFIX):
+        if str(frame.f_globals.get("__name__")).startswith(MODULE_PREFIX):
             return f" at line {line}"
     return ""

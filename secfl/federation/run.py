@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import BudgetExceeded, ConfigError, EncodingError
+from protocols.errors import BudgetExceeded, ConfigError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
 from secfl.events import Observer as EventObserver
@@ -164,13 +164,8 @@ class _Loop:
 
     def _remember(self, row: RoundRow, finished: int, metric: float | None) -> None:
         before = self.progress
-        self.progress = Progress(
-            run_id=before.run_id,
-            configuration_hash=before.configuration_hash,
-            started=before.started,
-            finished_round=finished,
-            metric=metric,
-            rounds=(*before.rounds, row),
+        self.progress = msgspec.structs.replace(
+            before, finished_round=finished, metric=metric, rounds=(*before.rounds, row)
         )
         self._journal.checkpoint(Checkpoint(self.progress, self.state, self._optimiser.moments))
         if self._observer is not None:
@@ -197,12 +192,10 @@ def _apply(plan: Plan, state: State, step: npt.NDArray[np.float64]) -> State:
 
     :raises EncodingError: names a tensor that is no longer finite.
     """
-    tensors: dict[str, Any] = plan.layout.unflatten(state)
-    for name, change in plan.update_layout.unflatten(step.astype(np.float32)).items():
-        tensors[name] = (tensors[name] + change).astype(tensors[name].dtype)
-        if not np.isfinite(tensors[name]).all():
-            raise EncodingError(name, "the global model is no longer finite")
-    return np.asarray(plan.layout.flatten(tensors), dtype=np.float32)
+    from secfl.training import add_update  # needs torch
+
+    change = plan.update_layout.unflatten(step.astype(np.float32))
+    return plan.layout.flatten(add_update(plan.layout.unflatten(state), change))
 
 
 def spent(parties: Parties) -> dict[str, float]:

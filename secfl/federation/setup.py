@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +26,9 @@ from secfl.federation.silo import LocalTraining, Silo, Vector
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
 from secfl.privacy.accounting import choose_order, noise_multiplier_for
 from secfl.training import Task, load_task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Parties", "Plan", "noise_source", "plan_run", "server_optimiser", "set_up_parties"]
 
@@ -80,10 +82,11 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
 
     task = task or load_task(directory / config.model.file)
     with model_code("building the model"):
+        model = _initial_model(config, task)
         if config.privacy is not None:
-            check_model(task.build_model())
-        state = _initial_state(config, task, model_state)
-        parameters = {name: state[name] for name in _trainable(task)}
+            check_model(model)
+        state = model_state(model)
+        parameters = {name: state[name] for name in _trainable(model)}
     layout, update_layout = _layout(state), _layout(parameters)
     weights = {silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo}
     scheme = _scheme(config, update_layout, max(weights.values()))
@@ -127,16 +130,16 @@ def _scheme(config: Config, layout: TensorLayout, maximum_weight: int) -> Encodi
         raise ConfigError("aggregation", f"no encoding for these values: {error}", allowed) from None
 
 
-def _initial_state(config: Config, task: Task, model_state: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _initial_model(config: Config, task: Task) -> nn.Module:
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(config.run.seed)
-        return model_state(task.build_model())
+        return task.build_model()
 
 
-def _trainable(task: Task) -> list[str]:
-    names = [name for name, parameter in task.build_model().named_parameters() if parameter.requires_grad]
+def _trainable(model: nn.Module) -> list[str]:
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names:
         raise ConfigError("model.file", "the model has no trainable parameters")
     return names
@@ -152,7 +155,7 @@ def _noise_multipliers(config: Config) -> dict[str, float]:
         config.privacy.epsilon,
         config.privacy.delta,
         training.sampling_rate,
-        training.steps_per_round * (config.run.rounds + config.privacy.spare_rounds),
+        training.steps_per_round * config.budgeted_rounds,
     )
     return {silo.name: chosen for silo in config.silo}
 
@@ -240,7 +243,7 @@ def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> L
         total_records=sum(item.nominal_size for item in config.silo),
     )
     budget = PrivacyBudget(config.privacy.epsilon, config.privacy.delta, config.privacy.unit)
-    planned = [plan.event(silo.name)] * (config.run.rounds + config.privacy.spare_rounds)
+    planned = [plan.event(silo.name)] * config.budgeted_rounds
     return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
 
 

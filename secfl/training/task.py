@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
-__all__ = ["SiloData", "Task", "load_task"]
+__all__ = ["MODULE_PREFIX", "SiloData", "Task", "load_task"]
+
+MODULE_PREFIX = "secfl_model_"
+"""Of the module name that a model file gets."""
 
 # Name, names of the positional arguments, what it has to return.
 _FUNCTIONS = (
@@ -106,7 +109,7 @@ class Task:
 
 
 def _import(path: Path) -> ModuleType:
-    name = f"secfl_model_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    name = f"{MODULE_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ConfigError("model", f"{path} cannot be read", "a Python file")

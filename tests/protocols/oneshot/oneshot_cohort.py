@@ -22,19 +22,18 @@ from protocols.primitives.signing import SigningKey
 from protocols.session import ClientPolicy, SessionParameters
 from protocols.shape import (
     Aggregate,
-    ArraySource,
     Chunk,
     Need,
     PartySession,
     Reply,
-    Request,
     Spool,
     VectorSource,
     Words,
 )
 from protocols.signed import MemorySpool
+from protocols.testing.cohort import SessionHarness
 from protocols.testing.malformed import changed
-from protocols.testing.network import Drop, Network, Tamper, deliver
+from protocols.testing.network import Network, deliver
 from protocols.testing.randomness import DeterministicEntropy
 from protocols.testing.storage import MemoryStore
 from protocols.wire import peek_kind
@@ -71,7 +70,7 @@ class Organisation(PartySession):
         raise NotImplementedError
 
 
-class OneShotCohort:
+class OneShotCohort(SessionHarness):
     """Silos ``c00, c01, ...``: all are clients, the first `members` (all by default) are the committee.
 
     :param name: seeds every key, nonce and vector.
@@ -150,41 +149,10 @@ class OneShotCohort:
     def bound(self) -> int:
         return oneshot.CommitteeParameters.of(self.parameters).value_bound
 
-    def sources(self) -> dict[str, ArraySource]:
-        return {party: ArraySource(vector) for party, vector in self.vectors.items()}
-
-    def total(self, contributors: Iterable[str]) -> Words:
-        """The plain sum modulo 2^bits."""
-        bits = self.parameters.modulus_bits
-        total = np.zeros(self.parameters.vector_length, np.uint64)
-        for party in contributors:
-            total += self.vectors[party].astype(np.uint64)
-        return (total & np.uint64((1 << bits) - 1)).astype(word_dtype(bits))
-
-    def dropping(self, drops: Iterable[Drop], tamper: Tamper | None = None) -> Network:
-        self.network = Network(self.server, self.parties, self.sources(), drops=tuple(drops), tamper=tamper)
-        return self.network
-
-    def advance(self, phase: str) -> None:
-        """Run whole phases until this one is open."""
-        while self.server.phase != phase:
-            self.network.run_phase()
-
-    def request(self, party: str) -> Request:
-        return next(item for item in self.server.requests() if item.party == party)
-
     def session(self, party: str) -> PartyShell[Any]:
         """The party's session that the open phase asks."""
         role = Role.CLIENT if self.server.phase == "Contribution" else Role.COMMITTEE
         return self.parties[party].sessions[role]
-
-    def answer(self, party: str, header: bytes | None = None) -> Reply:
-        """What a party answers to its request, or to another header; the chunks as a list."""
-        header = self.request(party).header if header is None else header
-        session = self.parties[party]
-        vector = self.sources()[party] if session.inspect(header).vector else None
-        reply = session.handle(header, vector=vector)
-        return Reply(reply.party, reply.header, [bytes(chunk) for chunk in reply.chunks], reply.trailer)
 
     def restore_party(self, role: Role, party: str, blob: bytes) -> None:
         self.parties[party].sessions[role] = oneshot.restore_party(

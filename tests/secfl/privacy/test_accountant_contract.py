@@ -12,9 +12,6 @@ from protocols.errors import MissingExtra, PrivacyError
 from secfl.privacy.accounting import SampledGaussian, pld_epsilon, prv_epsilon, rdp_epsilon
 from secfl.privacy.events import PrivacyEvent
 
-pytest.importorskip("opacus")
-pytest.importorskip("dp_accounting")
-
 DELTA = 1e-5
 Accountant = Callable[[Sequence[PrivacyEvent], float], float]
 
