@@ -46,5 +46,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e ".[train,report,docs,dev]"
+	$(PIP) -e ".[train,report,he,flower,docs,dev]"
 	touch $@
