@@ -11,11 +11,15 @@ import msgspec
 
 from protocols.errors import PrivacyError
 
-__all__ = ["AnyPrivacyEvent", "PrivacyEvent", "SampledGaussian"]
+__all__ = ["AnyPrivacyEvent", "DistributedGaussian", "PrivacyEvent", "SampledGaussian"]
 
 MAX_STEPS = 10**9
 MIN_NOISE_MULTIPLIER = 1e-3
 MAX_NOISE_MULTIPLIER = 1e6
+MIN_SHARE_SIGMA = 0.25
+MAX_LENGTH = 2.0**52
+MAX_DIMENSION = 2**40
+MAX_SHARES = 2**24
 
 
 class PrivacyEvent(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -48,8 +52,50 @@ class SampledGaussian(PrivacyEvent, frozen=True, tag="sampled-gaussian"):
         msgspec.structs.force_setattr(self, "noise_multiplier", float(self.noise_multiplier))
 
 
-# The kinds that a ledger may hold; B and C add theirs with ``|``.
-AnyPrivacyEvent = SampledGaussian
+class DistributedGaussian(PrivacyEvent, frozen=True, tag="distributed-gaussian"):
+    """Sum over parties of integer vectors, with a share of discrete Gaussian noise from each, repeated.
+
+    Only the sum is released; ``shares`` shares of noise are unknown to the adversary (Kairouz, Liu, Steinke 2021). With
+    ``sampling_rate`` below 1 neighbours differ by adding or removing one record, which each step includes with that
+    probability (Poisson); at 1 by replacing one client's vector by zero. Lengths are in integer steps, after scaling.
+
+    :param sampling_rate: above 0, at most 1.
+    :param l2_sensitivity: bound on the L2 distance of neighbouring sums, rounding included; above 0.
+    :param dimension: coordinates of the vector as rounded.
+    :param share_sigma: sigma of one share, from 0.25 on.
+    :param shares: m, from 1 on.
+    :param steps: number of sums released, 1 to 1e9.
+    :raises PrivacyError: a parameter is out of its range or not a number.
+    """
+
+    sampling_rate: float
+    l2_sensitivity: float
+    dimension: int
+    share_sigma: float
+    shares: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        require_sampling_rate(self.sampling_rate)
+        for name, low in (("l2_sensitivity", 0.0), ("share_sigma", MIN_SHARE_SIGMA)):
+            value = getattr(self, name)
+            if not _is_number(value) or not low <= value <= MAX_LENGTH or value == 0:
+                raise PrivacyError(f"{name}: {value!r}; allowed: above {low:g}, at most {MAX_LENGTH:g}")
+            msgspec.structs.force_setattr(self, name, float(value))
+        for name, high in (("dimension", MAX_DIMENSION), ("shares", MAX_SHARES), ("steps", MAX_STEPS)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= high:
+                raise PrivacyError(f"{name}: {value!r}; allowed: a whole number from 1 to {high}")
+        msgspec.structs.force_setattr(self, "sampling_rate", float(self.sampling_rate))
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise that the adversary does not know, over the sensitivity."""
+        return math.sqrt(self.shares) * self.share_sigma / self.l2_sensitivity
+
+
+AnyPrivacyEvent = SampledGaussian | DistributedGaussian
+"""The kinds that a ledger may hold."""
 
 
 def require_sampling_rate(value: float) -> None:
