@@ -17,7 +17,7 @@ from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from torch import Tensor, nn
 
 from secfl.training.batches import rows
-from secfl.training.noise import add_gaussian
+from secfl.training.noise import GridNoise
 from secfl.training.proximal import Proximal
 from secfl.training.settings import DpSgdSettings
 from secfl.training.task import Task
@@ -32,12 +32,12 @@ class _OsNoise:
     """Replaces the noise of an Opacus optimizer; mixed in before its class."""
 
     entropy: Callable[[int], bytes]
+    noise: GridNoise
     accumulated_iterations = 1  # the divisor is the public expected batch, however many physical batches were summed
 
     def add_noise(self: Any) -> None:
         for parameter in self.params:
-            std = self.noise_multiplier * self.max_grad_norm
-            parameter.grad = add_gaussian(parameter.summed_grad, std, self.entropy)
+            parameter.grad = self.noise.add(parameter.summed_grad, self.entropy)
 
 
 class _Optimizer(_OsNoise, DPOptimizer):  # type: ignore[misc]  # Opacus is untyped
@@ -75,6 +75,8 @@ class DpStep:
             expected_batch_size=settings.expected_batch,
         )
         self._optimizer.entropy = entropy
+        dimension = sum(parameter.numel() for parameter in self._parameters)
+        self._optimizer.noise = GridNoise(settings.noise_multiplier, settings.clip_norm, dimension)
         self._proximal = Proximal(self._parameters, settings.proximal)
 
     def begin(self) -> None:

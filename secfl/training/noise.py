@@ -1,10 +1,11 @@
-"""Gaussian noise for local DP-SGD, from operating-system randomness.
+"""Noise for local DP-SGD: discrete Gaussian on a grid, from operating-system randomness.
 
-This is the seam for the discrete Gaussian sampler of :mod:`secfl.privacy`: it replaces :func:`add_gaussian` and
-:data:`NOISE_SOURCE`. Until then noise is a floating-point Gaussian, which no proof covers to the last bit (Mironov
-2012). What is done against that: every draw comes from its own operating-system words (torch's generator on a CPU
-starts from 32 bits of seed), four draws are summed (Holohan and Braghin 2021, as Opacus' secure mode does), and the
-noisy value is formed in double precision and rounded once to the gradient's precision.
+The step's sum is rounded to a grid of about 2^-26 of the noise or the clip, whichever is less, and noise is drawn on
+the grid, exactly (:mod:`secfl.privacy.discrete_gaussian`): no floating-point Gaussian, whose last bits give records away
+(Mironov 2012), and no generator of torch's, which on a CPU starts from 32 bits of seed. Rounding moves a sum by less
+than a grid step a coordinate, so the noise is that for a clip of C + sqrt(d) steps; it never has less than z C.
+
+What is left in floating point: clipping and adding up the records' gradients, by torch. The report says so.
 """
 
 from __future__ import annotations
@@ -12,41 +13,50 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["NOISE_SOURCE", "add_gaussian"]
+from secfl.privacy.discrete_gaussian import DiscreteGaussian
+from secfl.privacy.distributed import rounded_l2_bound
+
+__all__ = ["NOISE_SOURCE", "GridNoise"]
 
 NOISE_SOURCE = (
-    "floating-point Gaussian: inverse transform of 64-bit operating-system random words, four draws summed "
-    "(Holohan and Braghin 2021); not the discrete Gaussian sampler"
+    "discrete Gaussian on a grid of 2^-26 of its width or finer, sampled exactly from operating-system random words "
+    "(Canonne, Kamath, Steinke 2020); gradients are clipped and summed in floating point"
 )
 
-_DRAWS = 4
-_CHUNK = 1 << 12  # values of 4 words of 8 bytes: 128 KiB
+_GRID_BITS = 26
 
 
-def _standard_normal(count: int, entropy: Callable[[int], bytes]) -> Tensor:
-    """Return ``count`` draws from N(0, 1), float64: 63 bits of a word choose the half-tail's quantile, one the sign."""
-    words = np.frombuffer(entropy(8 * count), dtype="<u8")
-    # (k + 1/2) / 2^64 with k < 2^63 lies in (0, 1/2]: neither end of the inverse is infinite.
-    quantile = np.ldexp((words >> np.uint64(1)).astype(np.float64) + 0.5, -64)
-    sign = 1.0 - 2.0 * (words & np.uint64(1)).astype(np.float64)
-    half_tail: Tensor = torch.special.ndtri(torch.from_numpy(quantile))
-    return half_tail * torch.from_numpy(sign)
+class GridNoise:
+    """Noise of one step's sum.
 
-
-def add_gaussian(values: Tensor, std: float, entropy: Callable[[int], bytes]) -> Tensor:
-    """Return ``values`` plus independent N(0, ``std`` squared) noise, same shape and dtype; ``values`` is not changed.
-
-    :param values: floating-point tensor on the CPU.
-    :param entropy: ``os.urandom``, or a deterministic source in tests.
+    :param noise_multiplier: z, > 0.
+    :param clip_norm: C, largest Euclidean norm of a record's gradient over all tensors together, > 0.
+    :param dimension: number of coordinates of all tensors together, >= 1.
     """
-    noisy = torch.empty_like(values, memory_format=torch.contiguous_format)
-    source, target = values.reshape(-1), noisy.view(-1)
-    for start in range(0, source.numel(), _CHUNK):
-        part = source[start : start + _CHUNK]
-        draws = _standard_normal(_DRAWS * part.numel(), entropy).view(_DRAWS, -1).sum(0)
-        target[start : start + _CHUNK] = part.double() + draws * (std / math.sqrt(_DRAWS))
-    return noisy
+
+    def __init__(self, noise_multiplier: float, clip_norm: float, dimension: int) -> None:
+        finest = clip_norm * min(1.0, noise_multiplier)
+        self.step = math.ldexp(1.0, math.frexp(finest)[1] - 1 - _GRID_BITS)
+        """Distance of neighbouring grid points, a power of two."""
+        self._sampler = DiscreteGaussian(
+            noise_multiplier * rounded_l2_bound(clip_norm / self.step, dimension, "unconditional")
+        )
+
+    @property
+    def standard_deviation(self) -> float:
+        """Of the noise on a coordinate: z C and a little more."""
+        return self._sampler.sigma * self.step
+
+    def add(self, values: Tensor, entropy: Callable[[int], bytes]) -> Tensor:
+        """Return ``values``, rounded to the grid, plus noise: same shape and dtype; ``values`` is not changed.
+
+        :param values: floating-point tensor on the CPU, at most 2^52 grid steps in magnitude.
+        :param entropy: ``os.urandom``, or a deterministic source in tests.
+        """
+        steps = (values.detach().double() / self.step).round_()
+        noise = self._sampler.sample(values.numel(), entropy)
+        # Both are whole and below 2^53: the sum is exact, and rounding it to the tensor's precision comes after.
+        return ((steps + torch.from_numpy(noise).view(values.shape)) * self.step).to(values.dtype)
