@@ -1,9 +1,9 @@
 """Noise for local DP-SGD: discrete Gaussian on a grid, from operating-system randomness.
 
 The step's sum is rounded to a grid of about 2^-26 of the noise or the clip, whichever is less, and noise is drawn on
-the grid, exactly (:mod:`secfl.privacy.discrete_gaussian`): no floating-point Gaussian, whose last bits give records away
-(Mironov 2012), and no generator of torch's, which on a CPU starts from 32 bits of seed. Rounding moves a sum by less
-than a grid step a coordinate, so the noise is that for a clip of C + sqrt(d) steps; it never has less than z C.
+the grid, exactly (:mod:`secfl.privacy.discrete_gaussian`): no floating-point Gaussian, whose last bits give records
+away (Mironov 2012), and no generator of torch's, which on a CPU starts from 32 bits of seed. Rounding moves a sum by
+less than a grid step a coordinate, so the noise is that for a clip of C + sqrt(d) steps; it never has less than z C.
 
 What is left in floating point: clipping and adding up the records' gradients, by torch. The report says so.
 """
