@@ -67,25 +67,24 @@ def layouts(figures: Figures, record: LatticeRecord) -> None:
     for clients, bits in ((4, 16), (10, 16), (100, 8), (100, 16), (100, 24), (1000, 16), (10_000, 16), (100_000, 16)):
         layout = choose_slots(record, clients, bits, 0).layout
         where = {"record": record.id, "n": clients, "bits": bits}
-        shape = f"{layout.slots} x {layout.width}, rho {layout.dropped_bits}, Delta 2^{layout.delta_bits}"
+        shape = f"{layout.slots} x {layout.width}, Q {layout.modulus_bits}, rho {layout.dropped_bits}"
         figures.add(f"ciphertext ({shape})", layout.bits_per_entry(), "bits an entry", **where)
         figures.add("log2 failure, d = 1e9", log_failure(layout, clients, 1e9), "", **where)
 
 
 def errors(figures: Figures, record: LatticeRecord) -> None:
     generator = np.random.default_rng(1)
-    for clients in (1, 100, 10_000, 1_000_000):
+    for bits, clients in ((57, 1), (57, 100), (64, 1), (64, 10_000), (64, 1_000_000)):
         key = np.rint(generator.normal(0, math.sqrt(record.variance * clients), record.degree)).astype(np.int64)
-        product = NegacyclicProduct(key)
-        public = generator.integers(0, 2**64, (4, record.degree), dtype=np.uint64)
+        product = NegacyclicProduct(key, bits)
         largest = 0.0
         for _ in range(50):
-            product.add_into(np.zeros_like(public), public)
-            for part in (product._folded.real, product._folded.imag):
+            images = product._images(generator.integers(0, 2**64, (4, record.degree), dtype=np.uint64))
+            for part in (images.real, images.imag):
                 largest = max(largest, float(np.abs(part - np.rint(part)).max()))
-        bound = error_bound(record.degree, max(product.limbs), float(np.linalg.norm(key)))
-        where = {"record": record.id, "n": clients, "case": f"{len(product.limbs)} limbs"}
-        figures.add("error bound", bound, "", **where)
+        norm, peak = float(np.linalg.norm(key)), float(np.abs(product._transform).max())
+        where = {"record": record.id, "n": clients, "bits": bits, "case": f"{len(product.limbs)} limbs"}
+        figures.add("error bound", error_bound(record.degree, max(product.limbs), norm, peak), "", **where)
         figures.add("largest error seen", largest, "", **where)
 
 
@@ -109,7 +108,7 @@ def times(figures: Figures, record: LatticeRecord, n: int, d: int) -> None:
 
     blocks = plain[: plain.size // record.degree * record.degree].reshape(-1, record.degree)
     accumulator = np.zeros_like(blocks)
-    product = NegacyclicProduct(key)
+    product = NegacyclicProduct(key, layout.modulus_bits)
     seconds = best_of(REPEATS, client, add, lambda: product.add_into(accumulator, blocks))
     client()
     out = np.empty(d, np.uint16)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,8 @@ from measure import Figures, best_of, pin_to_one_core
 
 from protocols import ArraySource, ClientPolicy, Identity, Role, Roster, SigningKey, secagg
 from protocols.primitives.bitpack import packed_size
-from protocols.primitives.prg import MaskStream
 from protocols.primitives.ring import word_dtype
-from protocols.secagg.masking import masked_chunks, remove_masks
+from protocols.secagg.masking import Mask, masked_chunks, remove_masks
 from protocols.testing.network import deliver
 from protocols.testing.storage import MemoryStore
 
@@ -33,8 +33,8 @@ BITS = 32
 REPEATS = 5
 
 
-def keystream(streams: int, words: int, bits: int) -> float:
-    """Least processor seconds to make `streams` keystreams of `words` words each, over three buffer sizes."""
+def beside_keystream(work: Callable[[], object], streams: int, words: int, bits: int) -> tuple[float, float]:
+    """Least processor seconds of the work, and of `streams` keystreams of `words` words each; they take turns."""
     total = words * word_dtype(bits).itemsize
     keys = [os.urandom(32) for _ in range(streams)]
     buffers = {size: (bytes(size * 1024), bytearray(size * 1024)) for size in (64, 128, 256)}
@@ -48,11 +48,14 @@ def keystream(streams: int, words: int, bits: int) -> float:
             if total % size:
                 update(zeros[: total % size], buffer)
 
-    return min(best_of(REPEATS, *(lambda size=size: run(size * 1024) for size in (64, 128, 256))))
+    entries = streams * words
+    turns = 50 if entries < 2 * 10**7 else REPEATS if entries < 5 * 10**8 else 1
+    spent, *limits = best_of(turns, work, *(lambda size=size: run(size * 1024) for size in (64, 128, 256)))
+    return spent, min(limits)
 
 
-def streams(keys: list[bytes], bits: int) -> list[tuple[MaskStream, int]]:
-    return [(MaskStream(key, bits), 1 if index % 2 else -1) for index, key in enumerate(keys)]
+def new_masks(number: int) -> list[Mask]:
+    return [Mask(os.urandom(32), 1 if index % 2 else -1) for index in range(number)]
 
 
 def measure_masks(figures: Figures, n: int, d: int, drops: float, bits: int) -> None:
@@ -61,20 +64,17 @@ def measure_masks(figures: Figures, n: int, d: int, drops: float, bits: int) -> 
     parameters = make_session(n, d, bits)[0]
     vector = np.random.default_rng(1).integers(0, 2**bits, d, dtype=np.uint64).astype(word_dtype(bits))
     if drops == 0:
-        keys = [os.urandom(32) for _ in range(n)]
-        (client,) = best_of(
-            REPEATS, lambda: [None for _ in masked_chunks(parameters, ArraySource(vector), streams(keys, bits))]
+        masks = new_masks(n)
+        client, limit = beside_keystream(
+            lambda: [None for _ in masked_chunks(parameters, ArraySource(vector), masks)], n, d, bits
         )
-        limit = keystream(n, d, bits)
         figures.add("client masking", client, "s", **where)
         figures.add("client masking / keystream", client / limit, "ratio", **where)
     dropped = int(n * drops)
     left = (n - dropped) + dropped * (n - dropped)
     accumulator = vector.copy()
-    turns = REPEATS if left < 500 else 1
-    keys = [os.urandom(32) for _ in range(left)]
-    (server,) = best_of(turns, lambda: remove_masks(accumulator, streams(keys, bits), bits))
-    limit = keystream(left, d, bits)
+    masks = new_masks(left)
+    server, limit = beside_keystream(lambda: remove_masks(accumulator, masks, bits), left, d, bits)
     figures.add("server unmasking", server, "s", **where)
     figures.add("server unmasking / keystream", server / limit, "ratio", **where)
     total = np.zeros(d, word_dtype(bits))
@@ -152,6 +152,7 @@ def main() -> None:
                 measure_masks(figures, n, d, drops, BITS)
                 measure_session(figures, n, d, drops, BITS)
             measure_masks(figures, n, d, 0.0, 16)
+    figures.describe()
     figures.show()
     figures.write(arguments.json)
 

@@ -6,8 +6,9 @@ in.
 
 from __future__ import annotations
 
-from protocols import errors, secagg
+from protocols import errors, oneshot, secagg
 from protocols.identity import ClientId, Identity, Member, Role, Roster, client_id
+from protocols.organisation import Organisation
 from protocols.primitives.signing import SigningKey
 from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import (
@@ -25,7 +26,7 @@ from protocols.shape import (
     Upload,
     VectorSource,
 )
-from protocols.wire import peek_session_id
+from protocols.wire import peek_kind, peek_session_id
 
 __all__ = [
     "Aggregate",
@@ -37,6 +38,7 @@ __all__ = [
     "Member",
     "Need",
     "OnceStore",
+    "Organisation",
     "PartySession",
     "PhaseSummary",
     "Reply",
@@ -52,6 +54,8 @@ __all__ = [
     "VectorSource",
     "client_id",
     "errors",
+    "oneshot",
+    "peek_kind",
     "peek_session_id",
     "secagg",
 ]

@@ -1,4 +1,4 @@
-"""Who takes part: identities (Ed25519) and the roster of pinned public keys.
+"""Who takes part: identities (Ed25519, and ML-DSA-65 where wanted) and the roster of pinned public keys.
 
 A roster is agreed on outside the protocol (a contract, a meeting, a signed file); its hash enters every session id, so
 that no server can add, swap or revive a party.
@@ -16,7 +16,17 @@ import msgspec
 from protocols import wire
 from protocols.errors import ClientFault, FaultReason, PeerFault, UsageError
 from protocols.primitives.labels import tagged_hash
-from protocols.primitives.signing import SigningKey, check_public_key, verify
+from protocols.primitives.signing import (
+    POST_QUANTUM_PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    PostQuantumSigningKey,
+    SignatureScheme,
+    SigningKey,
+    check_post_quantum_key,
+    check_public_key,
+    verify,
+    verify_post_quantum,
+)
 
 __all__ = ["ClientId", "Identity", "Member", "Role", "Roster", "client_id"]
 
@@ -54,6 +64,8 @@ class Member(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     sealing_key: Annotated[bytes, msgspec.Meta(max_length=2048)] = b""
     """Long-term public key for messages to this party, where a protocol needs one; empty otherwise."""
     revoked: bool = False
+    post_quantum_key: Annotated[bytes, msgspec.Meta(max_length=POST_QUANTUM_PUBLIC_KEY_BYTES)] = b""
+    """ML-DSA-65 public key, 1952 bytes, for suites that sign with it; empty for a party that takes no part in them."""
 
 
 class _RosterRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -63,7 +75,7 @@ class _RosterRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 class Roster:
     """The pinned public keys of all parties, in the order of their ids.
 
-    :raises UsageError: two members with one id or one identity key, an identity key that no honest party has, or no
+    :raises UsageError: two members with one id or one key to sign with, such a key that no honest party has, or no
         member at all.
     """
 
@@ -75,6 +87,8 @@ class Roster:
             client_id(member.id)
             try:
                 check_public_key(member.identity_key)
+                if member.post_quantum_key:
+                    check_post_quantum_key(member.post_quantum_key)
             except PeerFault as fault:
                 raise UsageError(f"roster: {member.id!r}: {fault.reason.value}: {fault.detail}") from None
         self._members = {ClientId(member.id): member for member in ordered}
@@ -82,6 +96,9 @@ class Roster:
             raise UsageError("roster: an id is listed twice")
         if len({member.identity_key for member in ordered}) != len(ordered):
             raise UsageError("roster: two members share one identity key")
+        post_quantum = [member.post_quantum_key for member in ordered if member.post_quantum_key]
+        if len(set(post_quantum)) != len(post_quantum):
+            raise UsageError("roster: two members share one ML-DSA key")
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -112,15 +129,22 @@ class Roster:
             raise PeerFault(FaultReason.REVOKED_PARTY, f"{party!r} is revoked")
         return found
 
-    def verify(self, party: str, message: bytes, signature: bytes) -> None:
-        """Verify a party's signature.
+    def verify(
+        self, party: str, message: bytes, signature: bytes, scheme: SignatureScheme = SignatureScheme.ED25519
+    ) -> None:
+        """Verify a party's signature, all parts of it.
 
-        :raises PeerFault: UNKNOWN_PARTY, REVOKED_PARTY or BAD_SIGNATURE. Not a `ClientFault`: whoever sent a message
-            that does not verify, it is not proven to be the party that it names.
+        :raises PeerFault: UNKNOWN_PARTY, REVOKED_PARTY, BAD_SIGNATURE, or BAD_KEY for a party without ML-DSA key where
+            the scheme needs one. Not a `ClientFault`: whoever sent a message that does not verify, it is not proven to
+            be the party that it names.
         """
         member = self.member(party)
         try:
-            verify(member.identity_key, message, signature)
+            if len(signature) != scheme.signature_bytes:
+                raise PeerFault(FaultReason.BAD_SIGNATURE)
+            verify(member.identity_key, message, signature[:SIGNATURE_BYTES])
+            if scheme.post_quantum:
+                verify_post_quantum(member.post_quantum_key, message, signature[SIGNATURE_BYTES:])
         except PeerFault as fault:
             raise PeerFault(fault.reason, f"in the name of {party!r}") from None
 
@@ -148,15 +172,34 @@ class Roster:
 
 
 class Identity:
-    """A party's name and its Ed25519 signing key."""
+    """A party's name and the keys that it signs with.
 
-    def __init__(self, party: str, signing_key: SigningKey) -> None:
+    :param post_quantum_key: for suites that sign with ML-DSA-65 as well.
+    """
+
+    def __init__(
+        self, party: str, signing_key: SigningKey, *, post_quantum_key: PostQuantumSigningKey | None = None
+    ) -> None:
         self.id = client_id(party)
         self.signing_key = signing_key
+        self.post_quantum_key = post_quantum_key
 
     def member(self) -> Member:
         """This identity's line for a roster."""
-        return Member(self.id, self.signing_key.public)
+        post_quantum = b"" if self.post_quantum_key is None else self.post_quantum_key.public
+        return Member(self.id, self.signing_key.public, post_quantum_key=post_quantum)
+
+    def sign(self, message: bytes, scheme: SignatureScheme) -> bytes:
+        """Sign a message: `SignatureScheme.signature_bytes`.
+
+        :raises UsageError: the scheme needs an ML-DSA key, and there is none.
+        """
+        signature = self.signing_key.sign(message)
+        if not scheme.post_quantum:
+            return signature
+        if self.post_quantum_key is None:
+            raise UsageError(f"{self.id!r} has no ML-DSA key")
+        return signature + self.post_quantum_key.sign(message)
 
     def __repr__(self) -> str:
         return f"Identity({self.id!r})"

@@ -1,7 +1,7 @@
 """What every party session does alike: dispatch, policy, once-only answers, signatures, saving.
 
 A protocol adds its transition table: which request is answered in which state, and by which function. The rules that
-are common to all protocols are PT-1 to PT-11 in docs/reference/rules.md.
+are common to all protocols are PT-1 to PT-13 in docs/reference/rules.md.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import msgspec
 
 from protocols import wire
+from protocols.chunked import ChunkLayout, IncomingChunks
 from protocols.errors import ClientFault, FaultReason, PeerFault, ServerFault, UsageError
 from protocols.identity import Identity, Roster
 from protocols.primitives.labels import encode_parts, tagged_hash
 from protocols.primitives.sealing import open_state, seal_state
 from protocols.session import ClientPolicy, SessionId, SessionParameters
-from protocols.shape import Chunk, Entropy, Need, OnceStore, PartySession, Reply, Spool, VectorSource
+from protocols.shape import Chunk, Entropy, Need, OnceStore, PartySession, Reply, Spool, VectorSource, base_of
 from protocols.signed import ContentDigest, MemorySpool, Opening, ReplyMessage, reply_digest
+from protocols.suites import suite
+from protocols.workers import SERIAL, Workers
 
 __all__ = ["Answer", "Idle", "PartyShell", "SecretState", "Transition", "needed"]
 
@@ -60,18 +63,22 @@ class Transition(Generic[StateT]):
     :param phase: name of the phase that the request belongs to.
     :param request: its message type.
     :param state: type of the state in which it is answered.
-    :param answer: ``(session, state, request, vector) -> Answer``; pure but for the session's entropy.
-    :param vector: whether the answer needs the party's vector.
+    :param answer: ``(session, state, request, vector) -> Answer``; pure but for the session's entropy. With `chunks`
+        the last argument is an iterator over their payloads instead, on whose bytes nothing may rest that outlives a
+        failure: their digest is known to fit only after `answer`, and the chunks that it yields, are through.
+    :param vector: whether the answer needs the party's vector; not together with `chunks`.
     :param check: ``(session, state, request)``, the part of `answer` that may refuse the request; `inspect` runs it, so
         that nobody trains, or spends privacy budget, for a request that will be refused.
+    :param chunks: ``(session, request)``, what chunks the request carries; None for a request that has none.
     """
 
     phase: str
     request: type[wire.Message]
     state: type[SecretState]
-    answer: Callable[[Any, Any, Any, VectorSource | None], Answer[StateT]]
+    answer: Callable[[Any, Any, Any, Any], Answer[StateT]]
     vector: bool = False
     check: Callable[[Any, Any, Any], object] | None = None
+    chunks: Callable[[Any, Any], ChunkLayout] | None = None
 
 
 def needed(vector: VectorSource | None) -> VectorSource:
@@ -103,6 +110,7 @@ class PartyShell(PartySession, Generic[StateT]):
     :param entropy: source of random bytes; ``os.urandom`` outside tests.
     :param store: durable once-only record, outside any saved blob.
     :param spool: factory of the buffer in which a vector reply waits to be sent.
+    :param workers: where independent pieces of the vector are masked.
     :raises UsageError: the roster has another key for this party.
     """
 
@@ -120,16 +128,21 @@ class PartyShell(PartySession, Generic[StateT]):
         entropy: Entropy,
         store: OnceStore,
         spool: Callable[[], Spool] = MemorySpool,
+        workers: Workers = SERIAL,
     ) -> None:
         known = roster.in_good_standing(identity.id)
         if known and roster.member(identity.id).identity_key != identity.signing_key.public:
             raise UsageError(f"roster: it has another identity key for {identity.id!r}")
+        post_quantum = roster.member(identity.id).post_quantum_key if known else b""
+        if post_quantum and identity.post_quantum_key and post_quantum != identity.post_quantum_key.public:
+            raise UsageError(f"roster: it has another ML-DSA key for {identity.id!r}")
         self.identity = identity
         self.roster = roster
         self.policy = policy
         self.entropy = entropy
         self._store = store
         self._new_spool = spool
+        self.workers = workers
         self._parameters: SessionParameters | None = None
         self._session_id: SessionId | None = None
         self._state: SecretState = Idle()
@@ -145,6 +158,10 @@ class PartyShell(PartySession, Generic[StateT]):
     @abstractmethod
     def _check_parameters(self, parameters: SessionParameters) -> None:
         """Refuse parameters that this protocol or this party's policy does not allow."""
+
+    def _bases(self, parameters: SessionParameters) -> tuple[bytes, ...]:
+        """See `Need.bases`."""
+        return (parameters.context_hash,)
 
     # -- the interface -------------------------------------------------------------------------------------------------
 
@@ -180,6 +197,7 @@ class PartyShell(PartySession, Generic[StateT]):
             parameters,
             parameters.context_hash,
             transition.vector and not answered,
+            self._bases(parameters),
         )
 
     def handle(self, header: bytes, chunks: Iterable[Chunk] = (), *, vector: VectorSource | None = None) -> Reply:
@@ -188,13 +206,19 @@ class PartyShell(PartySession, Generic[StateT]):
         if repeated is not None:
             return self._repeat(repeated, vector)
         transition, message, parameters = self._read(header)
-        if any(True for _ in chunks):
+        if transition.chunks is None and any(True for _ in chunks):
             detail = "this request carries no chunks"
             raise self.server_fault(FaultReason.CHUNK_LENGTH, detail, rule="PT-9", phase=transition.phase)
         self._check_vector(transition, parameters, vector)
         with self._bound(parameters, SessionId(message.session_id)):
-            answer = transition.answer(self, self._state, message, vector)
-            return self._send(transition.phase, header, answer)
+            if transition.chunks is None:
+                answer = transition.answer(self, self._state, message, vector)
+                return self._send(transition.phase, header, answer)
+            with self._blame(transition.phase):
+                layout = transition.chunks(self, message)
+            incoming = IncomingChunks(layout, chunks, lambda: self._blame(transition.phase))
+            answer = transition.answer(self, self._state, message, iter(incoming))
+            return self._send(transition.phase, header, answer, incoming)
 
     def save(self, key: bytes) -> bytes:
         """See `PartySession.save`."""
@@ -206,7 +230,7 @@ class PartyShell(PartySession, Generic[StateT]):
         return seal_state(key, msgspec.msgpack.encode(record), self._seal_label(self.identity), self.entropy)
 
     @classmethod
-    def restore(
+    def restore(  # noqa: PLR0913  the constructor's arguments and the blob's
         cls,
         blob: bytes,
         key: bytes,
@@ -217,6 +241,7 @@ class PartyShell(PartySession, Generic[StateT]):
         entropy: Entropy,
         store: OnceStore,
         spool: Callable[[], Spool] = MemorySpool,
+        workers: Workers = SERIAL,
     ) -> Self:
         """Continue a saved session.
 
@@ -224,12 +249,12 @@ class PartyShell(PartySession, Generic[StateT]):
             version sealed it.
         :raises PolicyRefused: roster or policy have changed, and refuse the session now.
         """
-        session = cls(identity, roster, policy, entropy=entropy, store=store, spool=spool)
+        session = cls(identity, roster, policy, entropy=entropy, store=store, spool=spool, workers=workers)
         record = wire.decode_saved(open_state(key, blob, cls._seal_label(identity)), _Saved)
         if record.parameters is not None:
             session._parameters = SessionParameters.from_bytes(record.parameters)
             session._session_id = session._parameters.session_id()
-            session._check_parameters(session._parameters)
+            session._check(session._parameters)
         session._state = wire.decode_saved(record.state, cls.STATES)
         session._answered = record.answered
         return session
@@ -255,8 +280,17 @@ class PartyShell(PartySession, Generic[StateT]):
                 detail = f"session is in state {type(self._state).__name__}"
                 raise PeerFault(FaultReason.WRONG_PHASE, detail, rule="PT-8")
             if self._session_id is None:
-                self._check_parameters(parameters)
+                self._check(parameters)
         return transition, message, parameters
+
+    def _check(self, parameters: SessionParameters) -> None:
+        """Refuse parameters, and a suite that this party cannot sign in: before it trains or answers.
+
+        :raises UsageError: the suite needs an ML-DSA key, and the identity has none.
+        """
+        self._check_parameters(parameters)
+        if suite(parameters.suite).signature.post_quantum and self.identity.post_quantum_key is None:
+            raise UsageError(f"{self.identity.id!r} has no ML-DSA key, which suite {parameters.suite} needs")
 
     def _transition(self, header: bytes) -> Transition[Any]:
         with self._blame(""):
@@ -290,6 +324,9 @@ class PartyShell(PartySession, Generic[StateT]):
             raise UsageError(f"{step.phase}: no vector is wanted now")
         if vector is not None and vector.length != parameters.vector_length:
             raise UsageError(f"vector: {vector.length} entries, {parameters.vector_length} agreed on")
+        if vector is not None and base_of(vector, parameters) not in self._bases(parameters):
+            base = base_of(vector, parameters).hex()[:16]
+            raise UsageError(f"vector: it starts from model {base}, which is none of this session's")
 
     def _repeated(self, header: bytes) -> _Answered | None:
         """The last answer, if this is the request that it answered."""
@@ -317,8 +354,8 @@ class PartyShell(PartySession, Generic[StateT]):
             self._parameters, self._session_id = before
             raise
 
-    def _send(self, phase: str, request: bytes, answer: Answer[Any]) -> Reply:
-        """Spool, sign and durably record an answer; only then may its first byte leave."""
+    def _send(self, phase: str, request: bytes, answer: Answer[Any], incoming: IncomingChunks | None = None) -> Reply:
+        """Spool, sign and durably record an answer, if the request is whole; only then may its first byte leave."""
         header = wire.encode(answer.message)
         content = ContentDigest()
         spool = self._new_spool() if answer.chunks is not None else None
@@ -327,6 +364,9 @@ class PartyShell(PartySession, Generic[StateT]):
                 for chunk in answer.chunks:
                     content.update(chunk)
                     spool.append(chunk)
+            if incoming is not None:
+                incoming.finish()
+            if spool is not None:
                 self._once("round", self._round(), self.session_id, phase, "PT-10")
             digest = reply_digest(self.session_id, phase, header, content.digest())
             request_hash = hashlib.sha256(request).digest()
@@ -336,7 +376,7 @@ class PartyShell(PartySession, Generic[StateT]):
             if spool is not None:
                 spool.discard()
             raise
-        trailer = self.identity.signing_key.sign(digest)
+        trailer = self.identity.sign(digest, suite(self.parameters.suite).signature)
         if self._spool is not None:
             self._spool.discard()
         self._state, self._spool = answer.state, spool

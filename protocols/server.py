@@ -7,7 +7,7 @@ to all protocols are SV-1 to SV-9 in docs/reference/rules.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -15,12 +15,17 @@ import msgspec
 from protocols import wire
 from protocols.errors import ClientFault, FaultReason, PeerFault, ThresholdNotMet, UsageError
 from protocols.identity import ClientId, Roster, own_fault
+from protocols.primitives.bitpack import packed_size
+from protocols.primitives.signing import SignatureScheme
 from protocols.session import SessionId, SessionParameters
-from protocols.shape import Aggregate, Fault, PhaseSummary, Request, ServerSession, Spool, Upload, Words
+from protocols.shape import Aggregate, Fault, MessageLimits, PhaseSummary, Request, ServerSession, Spool, Upload, Words
 from protocols.signed import NO_CHUNKS, MemorySpool, ReplyMessage, reply_digest
+from protocols.suites import suite
 from protocols.upload import SpooledUpload
+from protocols.wire import CHUNK_INDEX_BYTES
+from protocols.workers import SERIAL, Workers
 
-__all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified"]
+__all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified", "reply_name"]
 
 MAXIMUM_FAULTS = 1000
 """Faults kept with their evidence; a flood beyond it is counted, not stored."""
@@ -76,6 +81,10 @@ class Phase(msgspec.Struct, tag=True, kw_only=True):
         """Entries of a reply's chunk and bits an entry; by default those of a chunk of the vector."""
         return shell.parameters.chunk_entries(index), shell.parameters.modulus_bits
 
+    def keeps_replies(self) -> bool:
+        """Whether the spools of accepted replies are kept; see `ServerShell.kept`."""
+        return False
+
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """Requests of this phase."""
         raise NotImplementedError
@@ -91,7 +100,7 @@ class Phase(msgspec.Struct, tag=True, kw_only=True):
         """
         raise NotImplementedError
 
-    def ready(self) -> bool:
+    def ready(self, _shell: ServerShell) -> bool:
         """Whether nobody is waited for."""
         return len(self.answered) == len(self.expected)
 
@@ -115,6 +124,11 @@ class Phase(msgspec.Struct, tag=True, kw_only=True):
         return self.present()
 
 
+def reply_name(party: str) -> str:
+    """Under which name `ServerShell.kept` has a party's accepted reply."""
+    return f"reply/{party}"
+
+
 class ServerShell(ServerSession):
     """A server session around its phases.
 
@@ -122,6 +136,7 @@ class ServerShell(ServerSession):
     :param roster: the pinned roster whose hash the parameters carry.
     :param phase: the phase to open with.
     :param spool: factory of the buffer in which an upload waits for its trailer.
+    :param workers: where independent pieces of the sum are worked on.
     :raises UsageError: parameters that no session may have.
     """
 
@@ -132,23 +147,30 @@ class ServerShell(ServerSession):
         phase: Phase,
         *,
         spool: Callable[[], Spool] = MemorySpool,
+        workers: Workers = SERIAL,
     ) -> None:
         parameters.validate()
         if parameters.roster_hash != roster.digest():
             raise UsageError("roster: its hash is not the one in the parameters")
+        known = suite(parameters.suite)
+        self.signature: SignatureScheme = known.signature
         for party in parameters.cohort:
             if not roster.in_good_standing(party):
                 raise UsageError(f"cohort: {party!r} is not in good standing in the roster")
+            if self.signature.post_quantum and not roster.member(party).post_quantum_key:
+                raise UsageError(f"cohort: {party!r} has no ML-DSA key in the roster, which suite {known.id} needs")
         self._parameters = parameters
         self.session_id: SessionId = parameters.session_id()
         self.roster = roster
         self.new_spool = spool
+        self.workers = workers
         self._faults: list[Fault] = []
         self._faults_of_phase = 0
         self._result: Aggregate | None = None
         self._failed = False
-        self._phase = phase
+        self._open(phase)
         self._uploads: dict[ClientId, SpooledUpload] = {}
+        self._kept: dict[str, Spool] = {}
         self.faults_omitted = 0
 
     def __repr__(self) -> str:
@@ -165,6 +187,11 @@ class ServerShell(ServerSession):
         return None if self._over() else self._phase.name
 
     @property
+    def answered(self) -> tuple[ClientId, ...]:
+        """Who has answered in the open phase, in the order of arrival; nobody once the session is over."""
+        return () if self._over() else tuple(self._phase.answered)
+
+    @property
     def faults(self) -> tuple[Fault, ...]:
         """What was refused so far."""
         return tuple(self._faults)
@@ -173,6 +200,14 @@ class ServerShell(ServerSession):
         """See `ServerSession.requests`."""
         self._require_open()
         return self._phase.requests(self)
+
+    def reply_limits(self) -> MessageLimits:
+        """See `ServerSession.reply_limits`."""
+        self._require_open()
+        phase, chunks = self._phase, self._phase.chunk_count(self)
+        layouts = {phase.chunk_layout(self, index) for index in range(chunks)}
+        largest = max((CHUNK_INDEX_BYTES + packed_size(*layout) for layout in layouts), default=0)
+        return MessageLimits(phase.reply_limit(self), largest, chunks, self.signature.signature_bytes)
 
     def begin(self, header: bytes) -> Upload:
         """See `ServerSession.begin`."""
@@ -191,7 +226,7 @@ class ServerShell(ServerSession):
     def ready(self) -> bool:
         """See `ServerSession.ready`."""
         self._require_open()
-        return self._phase.ready()
+        return self._phase.ready(self)
 
     def close_phase(self) -> PhaseSummary:
         """See `ServerSession.close_phase`."""
@@ -202,12 +237,13 @@ class ServerShell(ServerSession):
         try:
             following = phase.close(self)
         except BaseException:  # it may have left a sum half unmasked: never give a wrong one
-            self._failed = True
+            self._fail()
             raise
         if isinstance(following, Aggregate):
             self._result = following
+            self.discard_kept()
         else:
-            self._phase = following
+            self._open(following)
         faults = tuple(self._faults[self._faults_of_phase :])
         self._faults_of_phase = len(self._faults)
         return PhaseSummary(phase.name, phase.present(), phase.absent(), faults, self.phase)
@@ -223,8 +259,7 @@ class ServerShell(ServerSession):
         if out.shape != self._result.sum.shape or out.dtype != self._result.sum.dtype:
             raise UsageError(f"out: expected {self._result.sum.dtype}[{self._result.sum.shape[0]}]")
         out[:] = self._result.sum
-        result = self._result
-        return Aggregate(result.session_id, out, result.modulus_bits, result.contributors, result.checks, result.faults)
+        return replace(self._result, sum=out)
 
     def save(self) -> bytes:
         """See `ServerSession.save`.
@@ -239,11 +274,20 @@ class ServerShell(ServerSession):
                 self._faults,
                 self._faults_of_phase,
                 self.faults_omitted,
+                {name: [bytes(chunk) for chunk in spool.chunks()] for name, spool in self._kept.items()},
             )
         )
 
     @classmethod
-    def restore(cls, blob: bytes, roster: Roster, phases: Any, *, spool: Callable[[], Spool] = MemorySpool) -> Self:
+    def restore(
+        cls,
+        blob: bytes,
+        roster: Roster,
+        phases: Any,
+        *,
+        spool: Callable[[], Spool] = MemorySpool,
+        workers: Workers = SERIAL,
+    ) -> Self:
         """Continue a saved session.
 
         :param phases: union of the protocol's phases.
@@ -252,9 +296,13 @@ class ServerShell(ServerSession):
         """
         saved = wire.decode_saved(blob, _Saved)
         phase: Phase = wire.decode_saved(saved.phase, phases)
-        session = cls(SessionParameters.from_bytes(saved.parameters), roster, phase, spool=spool)
+        session = cls(SessionParameters.from_bytes(saved.parameters), roster, phase, spool=spool, workers=workers)
         session._faults, session._faults_of_phase = saved.faults, saved.faults_of_phase
         session.faults_omitted = saved.faults_omitted
+        for name, chunks in saved.kept.items():
+            kept = session.kept(name)
+            for chunk in chunks:
+                kept.append(chunk)
         return session
 
     # -- the machinery -------------------------------------------------------------------------------------------------
@@ -262,6 +310,11 @@ class ServerShell(ServerSession):
     def holds(self, phase: Phase) -> bool:
         """Whether this phase is the open one."""
         return phase is self._phase and not self._over()
+
+    def _open(self, phase: Phase) -> None:
+        self._phase = phase
+        # Who is asked and who answered, again: lists are searched too slowly for thousands of clients.
+        self._expected, self._answered = frozenset(phase.expected), set(phase.answered)
 
     def _over(self) -> bool:
         return self._result is not None or self._failed
@@ -280,11 +333,11 @@ class ServerShell(ServerSession):
         if message.session_id != self.session_id or message.suite != self._parameters.suite:
             raise PeerFault(FaultReason.WRONG_SESSION, "another session id or suite", rule="SV-2", phase=phase.name)
         party = ClientId(message.party)
-        if party not in phase.expected:
+        if party not in self._expected:
             raise PeerFault(
                 FaultReason.UNKNOWN_PARTY, f"{party!r} is not asked in this phase", rule="SV-3", phase=phase.name
             )
-        if party in phase.answered:
+        if party in self._answered:
             raise PeerFault(FaultReason.ALREADY_ANSWERED, f"by {party!r}", rule="SV-4", phase=phase.name)
         return Received(message, header, self.new_spool())
 
@@ -295,7 +348,8 @@ class ServerShell(ServerSession):
         """
         party = received.message.party
         try:
-            self.roster.verify(party, reply_digest(self.session_id, phase, received.header, content), trailer)
+            digest = reply_digest(self.session_id, phase, received.header, content)
+            self.roster.verify(party, digest, trailer, self.signature)
         except PeerFault as fault:
             raise PeerFault(fault.reason, fault.detail, rule="SV-5", phase=phase) from None
         return Verified(ClientId(party), received.message, trailer, received.spool, content)
@@ -308,9 +362,30 @@ class ServerShell(ServerSession):
         except PeerFault as fault:  # raised before anything is changed
             raise own_fault(reply.party, fault) from None
         except BaseException:  # it may have left a vector half added: never give a wrong sum
-            self._failed = True
+            self._fail()
             raise
+        if phase.keeps_replies():
+            self._kept[reply_name(reply.party)] = reply.spool
         phase.answered.append(reply.party)
+        self._answered.add(reply.party)
+
+    def kept(self, name: str) -> Spool:
+        """A spool that lasts until the session is over, whatever the phase; empty when it is first asked for.
+
+        `reply_name` is the name of an accepted reply's. A saved session holds the content of all of them.
+        """
+        if name not in self._kept:
+            self._kept[name] = self.new_spool()
+        return self._kept[name]
+
+    def discard_kept(self, *names: str) -> None:
+        """Forget these spools; all of them, if none is named."""
+        for name in names or tuple(self._kept):
+            self._kept.pop(name).discard()
+
+    def _fail(self) -> None:
+        self._failed = True
+        self.discard_kept()
 
     def forget(self, party: ClientId) -> None:
         """Drop the party's open upload from the books."""
@@ -347,3 +422,4 @@ class _Saved(msgspec.Struct, frozen=True):
     faults: list[Fault]
     faults_of_phase: int
     faults_omitted: int
+    kept: dict[str, list[bytes]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, NewType
+from typing import Annotated, NewType, NotRequired, TypedDict
 
 import msgspec
 
@@ -14,8 +15,17 @@ from protocols import wire
 from protocols.errors import FaultReason, PeerFault, PolicyRefused, UsageError
 from protocols.identity import ClientId, Roster
 from protocols.primitives.labels import tagged_hash
+from protocols.suites import SUITES
 
-__all__ = ["ClientPolicy", "SessionId", "SessionParameters", "default_collusion_bound", "majority_threshold"]
+__all__ = [
+    "ClientPolicy",
+    "CommonParameters",
+    "SessionId",
+    "SessionParameters",
+    "default_collusion_bound",
+    "majority_threshold",
+    "rate_bound",
+]
 
 SessionId = NewType("SessionId", bytes)
 """SHA-256 over everything that all parties must agree on."""
@@ -23,12 +33,20 @@ SessionId = NewType("SessionId", bytes)
 MINIMUM_MODULUS_BITS = 8
 MAXIMUM_MODULUS_BITS = 64
 DEFAULT_CHUNK_LENGTH = 2**20
+DEFAULT_ADVERSARY_RATE = 1 / 3
+RATE_SLACK = 1e-14
+"""Keeps the rounding of a rate times a number of clients from going the insecure way."""
 MAXIMUM_CHUNKS = 2**32
 
 
 def default_collusion_bound(cohort: int) -> int:
     """Clients assumed to collude with the server unless the caller says otherwise: a third, rounded down."""
     return cohort // 3
+
+
+def rate_bound(rate: float, clients: int) -> int:
+    """Largest number of clients that a rate, such as of colluding ones, stands for."""
+    return math.floor((rate + RATE_SLACK) * clients)
 
 
 def majority_threshold(cohort: int, collusion_bound: int) -> int:
@@ -38,6 +56,22 @@ def majority_threshold(cohort: int, collusion_bound: int) -> int:
     cannot open two contributor sets (Bonawitz et al. 2017, section 6, with c in the place of its malicious bound).
     """
     return (cohort + collusion_bound) // 2 + 1
+
+
+class CommonParameters(TypedDict):
+    """What a session of any protocol is given by its caller; see `SessionParameters`."""
+
+    nonce: bytes
+    """32 random bytes of the server's."""
+    run_id: str
+    round_number: int
+    attempt: NotRequired[int]
+    modulus_bits: int
+    vector_length: int
+    chunk_length: NotRequired[int]
+    context_hash: bytes
+    """Of the model that the round trains from, or whatever the callers' pipelines must agree on."""
+    encoding: NotRequired[bytes]
 
 
 class SessionParameters(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -154,7 +188,12 @@ class ClientPolicy:
     :param suites: cryptographic suites that it accepts.
     :param minimum_cohort: smallest cohort.
     :param minimum_contributors: smallest number of contributors to an opened sum.
-    :param collusion_bound: clients that this party assumes to collude; None for a third of the cohort.
+    :param collusion_bound: clients that this party assumes to collude; None for what ``adversary_rate`` stands for.
+    :param adversary_rate: fraction of the cohort that this party assumes to collude; a graph with few neighbours a
+        client must be good for it.
+    :param claims: servers against which such a graph must protect: ``"semi-malicious"``, ``"fully active"``.
+    :param committee_collusion: members of a committee that this party assumes to collude; None for as many as clients,
+        all of whom may sit on it.
     :param value_range: largest absolute value of an entry of its vector, in integer units; the modulus must hold
         the signed sum over the whole cohort. 0 leaves the modulus to the caller (an encoding that may wrap).
     :param maximum_vector_length: longest vector, a bound on memory.
@@ -165,16 +204,20 @@ class ClientPolicy:
     minimum_cohort: int = 3
     minimum_contributors: int = 3
     collusion_bound: int | None = None
+    adversary_rate: float = DEFAULT_ADVERSARY_RATE
+    claims: frozenset[str] = field(default_factory=lambda: frozenset({"semi-malicious", "fully active"}))
+    committee_collusion: int | None = None
     value_range: int = 0
     maximum_vector_length: int = 2**32
 
     def check(self, parameters: SessionParameters, roster: Roster) -> None:
-        """Refuse parameters below the floors that are common to all protocols (rules SP-1 to SP-9).
+        """Refuse parameters below the floors that are common to all protocols (rules SP-1 to SP-10).
 
         :raises PolicyRefused: naming the parameter, what was proposed and what is required.
         """
         size = len(parameters.cohort)
         collusion = self.required_collusion_bound(size)
+        post_quantum = parameters.suite in SUITES and SUITES[parameters.suite].signature.post_quantum
         refuse = PolicyRefused
         if parameters.protocol not in self.protocols:
             raise refuse("protocol", parameters.protocol, f"one of {sorted(self.protocols)}", rule="SP-1")
@@ -185,6 +228,8 @@ class ClientPolicy:
         for party in parameters.cohort:
             if not roster.in_good_standing(party):
                 raise refuse("cohort", party, "clients of the pinned roster in good standing", rule="SP-4")
+            if post_quantum and not roster.member(party).post_quantum_key:
+                raise refuse("cohort", party, f"ML-DSA keys in the roster (suite {parameters.suite})", rule="SP-10")
         if size < self.minimum_cohort:
             raise refuse("cohort size", size, f"at least {self.minimum_cohort}", rule="SP-5")
         if parameters.collusion_bound < collusion:
@@ -202,4 +247,4 @@ class ClientPolicy:
 
     def required_collusion_bound(self, cohort: int) -> int:
         """Clients that this party assumes to collude, in a cohort of this size."""
-        return default_collusion_bound(cohort) if self.collusion_bound is None else self.collusion_bound
+        return rate_bound(self.adversary_rate, cohort) if self.collusion_bound is None else self.collusion_bound

@@ -22,9 +22,11 @@ from protocols.session import SessionId, SessionParameters
 __all__ = [
     "Aggregate",
     "ArraySource",
+    "BasedVector",
     "Chunk",
     "Entropy",
     "Fault",
+    "MessageLimits",
     "Need",
     "OnceStore",
     "PartySession",
@@ -36,6 +38,7 @@ __all__ = [
     "Upload",
     "VectorSource",
     "Words",
+    "base_of",
 ]
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -106,6 +109,32 @@ class ArraySource:
 
 
 @dataclass(frozen=True)
+class BasedVector:
+    """A vector that says from which model it starts; one that does not starts from the session's context.
+
+    :param source: the vector itself.
+    :param base: 32-byte hash of the model, one of `Need.bases`.
+    """
+
+    source: VectorSource = field(repr=False)
+    base: bytes
+
+    @property
+    def length(self) -> int:
+        """Number of entries."""
+        return self.source.length
+
+    def read(self, start: int, stop: int) -> Words:
+        """Entries ``start`` to ``stop``."""
+        return self.source.read(start, stop)
+
+
+def base_of(vector: VectorSource, parameters: SessionParameters) -> bytes:
+    """Hash of the model from which a vector starts."""
+    return vector.base if isinstance(vector, BasedVector) else parameters.context_hash
+
+
+@dataclass(frozen=True)
 class Request:
     """What the server sends to one party in a phase."""
 
@@ -125,6 +154,16 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class MessageLimits:
+    """Largest parts of a message, in bytes, and most chunks: what a receiver needs before it reads the first byte."""
+
+    header: int
+    chunk: int = 0
+    chunks: int = 0
+    trailer: int = 0
+
+
+@dataclass(frozen=True)
 class Need:
     """What a party must have at hand to answer a request."""
 
@@ -134,6 +173,9 @@ class Need:
     context_hash: bytes
     vector: bool
     """Whether `PartySession.handle` needs the vector for this request."""
+    bases: tuple[bytes, ...]
+    """Hashes of the models from which the vector may start (see `BasedVector`): the context's alone in a synchronous
+    round; in an asynchronous one older models after it."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +219,8 @@ class Aggregate:
     contributors: tuple[ClientId, ...]
     checks: tuple[str, ...]
     faults: tuple[Fault, ...] = ()
+    bases: tuple[bytes, ...] = ()
+    """Hash of the model from which each contributor started, in their order; empty where all start from the context."""
 
 
 class Upload(ABC):
@@ -217,6 +261,13 @@ class ServerSession(ABC):
     @abstractmethod
     def requests(self) -> Iterator[Request]:
         """Requests of the open phase; the same again after a restore."""
+
+    @abstractmethod
+    def reply_limits(self) -> MessageLimits:
+        """What a reply of the open phase may hold at most; the session itself allows less of some.
+
+        :raises UsageError: the session is over.
+        """
 
     @abstractmethod
     def begin(self, header: bytes) -> Upload:
@@ -270,8 +321,8 @@ class PartySession(ABC):
 
         :raises PeerFault: a request that must not be; the session is as it was.
         :raises PolicyRefused: parameters below this party's floors.
-        :raises UsageError: a vector that is missing, not wanted, of the wrong length or dtype, or with an entry of 2^b
-            or more.
+        :raises UsageError: a vector that is missing, not wanted, of the wrong length or dtype, with an entry of 2^b or
+            more, or from a model that is none of `Need.bases`.
         """
 
     @abstractmethod

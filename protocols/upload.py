@@ -59,14 +59,18 @@ class SpooledUpload(Upload):
             if self._next != expected:
                 raise PeerFault(FaultReason.CHUNK_LENGTH, f"{self._next} chunks of {expected}", rule="SV-8")
             self._shell.take(self._received, self._phase, content, trailer)
-        self.abort()
+        self._end(discard=not self._phase.keeps_replies())
 
     def abort(self) -> None:
         """See `Upload.abort`."""
         if self._open:
-            self._open = False
+            self._end(discard=True)
+
+    def _end(self, *, discard: bool) -> None:
+        self._open = False
+        self._shell.forget(self._party)
+        if discard:
             self._received.spool.discard()
-            self._shell.forget(self._party)
 
     def supersede(self) -> None:
         """Make room for a newer upload of the same party; the next call to this one says so."""

@@ -24,6 +24,7 @@ __all__ = [
     "Key",
     "Message",
     "Signature",
+    "SuiteSignature",
     "decode",
     "decode_record",
     "decode_saved",
@@ -43,6 +44,8 @@ CHUNK_INDEX_BYTES = 8
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+SuiteSignature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=4096)]
+"""A signature whose length is the suite's; `Roster.verify` knows it."""
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**24)]
 """Position of a party in the ordered cohort."""
 

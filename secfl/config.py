@@ -9,10 +9,9 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from protocols.errors import ConfigError, PrivacyError
-from protocols.secagg import messages as secagg
-from protocols.session import default_collusion_bound, majority_threshold
 from secfl.config_messages import describe_problem
 from secfl.privacy.budget import check_delta
+from secfl.registry import PROTOCOLS, Cast, Entry
 
 __all__ = [
     "Aggregation",
@@ -36,17 +35,6 @@ Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Array = Annotated[tuple[Item, ...], Strict(False)]
 """What TOML gives as a list. Its items are as strict as everything else."""
-
-PHASES = {
-    "secagg": (
-        secagg.ADVERTISE_KEYS,
-        secagg.SHARE_KEYS,
-        secagg.MASKED_INPUT,
-        secagg.CONSISTENCY_CHECK,
-        secagg.UNMASK,
-    )
-}
-"""Names of each protocol's phases."""
 
 _OPTIMISER_KEYS = {
     "momentum": ("sgd",),
@@ -141,7 +129,11 @@ class LedgerSettings(_Section):
 class Aggregation(_Section):
     """Secure aggregation and the encoding under it."""
 
-    protocol: Literal["secagg"] = "secagg"
+    protocol: Literal["secagg", "oneshot", "ckks"] = "secagg"
+    committee: Annotated[Array[Name], Field(min_length=2)] | None = None
+    """Of oneshot: the silos that open sums. Left out: all."""
+    key_holder: Name | None = None
+    """Of ckks: who holds the secret key. Left out: a party of its own, `key-holder`, that is no silo."""
     weights: Literal["nominal", "uniform"] = "nominal"
     value_range: PositiveFloat
     """Largest magnitude of a coordinate of an update; what lies beyond is clipped and counted at the silo."""
@@ -226,10 +218,29 @@ class Config(_Section):
         return self.server.cohort_size or len(self.silo)
 
     @property
+    def protocol(self) -> Entry:
+        """The protocol that updates are summed by."""
+        return PROTOCOLS[self.aggregation.protocol]
+
+    @property
+    def cast(self) -> Cast:
+        """Who plays which role."""
+        aggregation = self.aggregation
+        return self.protocol.cast((silo.name for silo in self.silo), aggregation.committee, aggregation.key_holder)
+
+    @property
     def collusion_bound(self) -> int:
-        """Silos assumed to collude with the server."""
+        """Parties assumed to collude with the server; by default a third of the silos in a round, if that fits."""
         given = self.aggregation.collusion_bound
-        return default_collusion_bound(self.cohort_size) if given is None else given
+        return self.protocol.collusion_bound(self.cohort_size, self.cast) if given is None else given
+
+    @property
+    def threshold(self) -> int:
+        """Parties that must stay to the end."""
+        given = self.aggregation.threshold
+        return (
+            self.protocol.thresholds(self.cohort_size, self.cast, self.collusion_bound)[0] if given is None else given
+        )
 
     @property
     def minimum_contributors(self) -> int:
@@ -280,24 +291,44 @@ class Config(_Section):
 
     def _check_aggregation(self) -> None:
         aggregation, size, collusion = self.aggregation, self.cohort_size, self.collusion_bound
-        least = majority_threshold(size, collusion)
+        self._check_settings()
+        highest = self.protocol.highest_collusion_bound(size, self.cast)
         limits = {
-            "collusion_bound": (collusion, 0, size - 2),
+            "collusion_bound": (collusion, 0, highest),
             "minimum_contributors": (aggregation.minimum_contributors, collusion + 2, size),
-            "threshold": (aggregation.threshold, least, size),
+            "threshold": (aggregation.threshold, *self.protocol.thresholds(size, self.cast, collusion)),
         }
-        for key, (value, lowest, highest) in limits.items():
-            if value is not None and not lowest <= value <= highest:
-                problem = f"{value} with {size} silos in a round and collusion bound {collusion}"
-                raise ConfigError(f"aggregation.{key}", problem, f"{lowest} to {highest}")
+        committee = f", {len(self.cast.committee)} on the committee" if self.cast.committee else ""
+        for key, (value, lowest, most) in limits.items():
+            if value is not None and not lowest <= value <= most:
+                problem = f"{value} with {size} silos in a round{committee} and collusion bound {collusion}"
+                raise ConfigError(f"aggregation.{key}", problem, f"{lowest} to {most}")
+
+    def _check_settings(self) -> None:
+        """Keys that belong to one protocol, and the names in them."""
+        aggregation, names = self.aggregation, [silo.name for silo in self.silo]
+        for other in PROTOCOLS.values():
+            for key in sorted(other.settings - self.protocol.settings):
+                if getattr(aggregation, key) is not None:
+                    problem = f"has no effect with protocol {aggregation.protocol}"
+                    raise ConfigError(f"aggregation.{key}", problem, f'protocol "{other.name}"')
+        for index, member in enumerate(aggregation.committee or ()):
+            if member not in names:
+                problem, allowed = f"{member!r} is no silo", f"one of {', '.join(names)}"
+                raise ConfigError(f"aggregation.committee.{index}", problem, allowed)
+            if member in (aggregation.committee or ())[:index]:
+                raise ConfigError(f"aggregation.committee.{index}", f"{member!r} is listed twice", "each silo once")
 
     def _check_incident(self, key: str, incident: Incident) -> None:
-        names, phases = [silo.name for silo in self.silo], PHASES[self.aggregation.protocol]
-        if incident.party not in names:
-            raise ConfigError(f"{key}.party", f"{incident.party!r} is no silo", f"one of {', '.join(names)}")
+        phases, cast = self.protocol.phases, self.cast
         if incident.phase not in phases:
             problem = f"{incident.phase!r} is no phase of {self.aggregation.protocol}"
             raise ConfigError(f"{key}.phase", problem, f"one of {', '.join(phases)}")
+        asked = cast.holders(phases[incident.phase])
+        if incident.party not in asked:
+            known = incident.party in (*cast.clients, *cast.offices)
+            problem = f"{incident.party!r} is {f'not asked in {incident.phase}' if known else 'no party of the run'}"
+            raise ConfigError(f"{key}.party", problem, f"one of {', '.join(asked)}")
         if incident.round is not None and incident.round > self.run.rounds:
             problem = f"{incident.round}, but the run has {self.run.rounds} rounds"
             raise ConfigError(f"{key}.round", problem, f"1 to {self.run.rounds}")

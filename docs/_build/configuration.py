@@ -50,12 +50,14 @@ _NOTES = {
     ("Privacy", "unit"): "One record of one silo, added or removed. Never a person, who may have many records.",
     ("LedgerSettings", "lineage"): "Name of these records and all their later versions.",
     ("LedgerSettings", "source"): "Where the records come from, in words.",
-    ("Aggregation", "protocol"): "SecAgg on the complete graph.",
+    ("Aggregation", "protocol"): "See [Choose and switch the protocol](../how-to/choose-protocol.md).",
     ("Aggregation", "weights"): "Public weights in the mean: nominal sizes, or all alike.",
     ("Aggregation", "value_bits"): "Grid of the encoding, before weights; the modulus follows.",
     ("Aggregation", "rounding"): "Stochastic rounding is unbiased.",
-    ("Aggregation", "collusion_bound"): "c, silos assumed to collude with the server; 0 to n - 2. Left out: n // 3.",
-    ("Aggregation", "threshold"): "t, with 2t > n + c. Left out: the smallest such t.",
+    ("Aggregation", "collusion_bound"): "c, parties assumed to collude with the server: 0 to n - 2; oneshot: 3c < m, "
+    "m the committee's size, as well. Left out: n // 3, or the most that fits.",
+    ("Aggregation", "threshold"): "t. secagg: 2t > n + c, of the cohort; oneshot: 2t > m + c and t <= m - c, of the "
+    "committee of m. Left out: the smallest.",
     ("Aggregation", "minimum_contributors"): "c + 2 to n. Left out: c + 2, and 3 where there are 3 silos.",
     ("Server", "optimiser"): "What the server does with the mean update.",
     ("Server", "learning_rate"): "1 with sgd and no momentum is federated averaging.",

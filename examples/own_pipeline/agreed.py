@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secfl.aggregation import Agreement, Limits
+from secfl.aggregation import Agreement, Limits, Rules
 
 PARTIES = ("aachen", "basel", "cork", "delft")
 
@@ -15,7 +15,13 @@ LIKE = {
     "days_in_ward": np.zeros((10, 3), np.int64),  # by decade and ward
 }
 
-# No count of a hospital exceeds 100 million: the modulus follows, and no sum can wrap.
-AGREEMENT = Agreement.of(PARTIES, LIKE, limits=Limits(clip=100_000_000))
 CONTEXT = b"infections by age, first quarter"
 RUN_ID = "infections-2026-q1"
+
+
+def agreement(protocol: str) -> Agreement:
+    """One word chooses the protocol, the same at every process.
+
+    No count of a hospital exceeds 100 million: the modulus follows, and no sum can wrap.
+    """
+    return Agreement.of(PARTIES, LIKE, limits=Limits(clip=100_000_000), rules=Rules(protocol))

@@ -1,13 +1,15 @@
 """Start one server and four hospitals as processes of their own, wait for the sum, compare, stop everything.
 
-python run.py             all four contribute
-python run.py --drop      one is killed (SIGKILL) when the server has asked for its masked counts
+python run.py                      all four contribute
+python run.py --drop               one is killed (SIGKILL) when the server has asked for its counts
+python run.py --protocol oneshot   another protocol; or ckks, with a process more: the key holder
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import numpy as np
 from agreed import LIKE, PARTIES
 
 from protocols import Member, Roster
+from secfl.registry import PROTOCOLS, offered
 
 HERE = Path(__file__).resolve().parent
 DROPPED = "cork"
@@ -45,22 +48,25 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def prepare(home: Path) -> dict[str, dict[str, np.ndarray]]:
-    """A directory, key and counts for each hospital; the roster of their public keys for all."""
+def prepare(home: Path, everybody: tuple[str, ...], protocol: str) -> dict[str, dict[str, np.ndarray]]:
+    """A directory and keys for everybody, counts for each hospital; the roster of the public keys for all."""
     generator = np.random.default_rng(7)
     values, members = {}, []
-    for party in PARTIES:
-        (home / party).mkdir(mode=0o700)
-        values[party] = {
-            name: generator.integers(0, 100_000, like.shape, dtype=np.int64) for name, like in LIKE.items()
-        }
-        np.savez(home / party / "counts.npz", **values[party])
-        command = [sys.executable, str(HERE / "party.py"), "keygen", str(home / party), party]
-        public = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-        members.append(Member(party, bytes.fromhex(public.strip())))
-    roster = Roster(members).to_bytes()
     (home / "server").mkdir()
-    for name in (*PARTIES, "server"):
+    for party in everybody:
+        (home / party).mkdir(mode=0o700)
+        if party in PARTIES:
+            values[party] = {
+                name: generator.integers(0, 100_000, like.shape, dtype=np.int64) for name, like in LIKE.items()
+            }
+            np.savez(home / party / "counts.npz", **values[party])
+        command = [sys.executable, str(HERE / "party.py"), "keygen", str(home / party), party, "--protocol", protocol]
+        public = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        members.append(Member(party, *map(bytes.fromhex, public.rstrip("\n").split(" "))))
+        if (home / party / "public_context.bin").exists():
+            shutil.copy(home / party / "public_context.bin", home / "server")
+    roster = Roster(members).to_bytes()
+    for name in (*everybody, "server"):
         (home / name / "roster.bin").write_bytes(roster)
     return values
 
@@ -75,26 +81,28 @@ def wait_for_port(home: Path, server: subprocess.Popen[str], deadline: float) ->
     return path.read_text()
 
 
-def demonstrate(home: Path, *, drop: bool, seconds: float) -> None:
+def demonstrate(home: Path, protocol: str, *, drop: bool, seconds: float) -> None:
     """Run one session.
 
     :raises RuntimeError: a process failed or the sum is not the plain sum.
     """
-    values = prepare(home)
+    cast = offered(protocol).cast(PARTIES)
+    everybody = (*PARTIES, *cast.offices)
+    values = prepare(home, everybody, protocol)
     deadline = time.monotonic() + seconds
     with ExitStack() as stack:
-        server = start(stack, "server.py", home / "server")
+        server = start(stack, "server.py", home / "server", "--protocol", protocol)
         port = wait_for_port(home, server, deadline)
         parties = {}
-        for name in PARTIES:
-            hold = ["--hold"] if drop and name == DROPPED else []
-            parties[name] = start(stack, "party.py", "join", home / name, name, port, *hold)
+        for name in everybody:
+            options = ["--protocol", protocol, *(["--hold"] if drop and name == DROPPED else [])]
+            parties[name] = start(stack, "party.py", "join", home / name, name, port, *options)
         if drop:
             line = parties[DROPPED].stdout.readline() if parties[DROPPED].stdout else ""
             if line != "contributing\n":
                 raise RuntimeError(f"{DROPPED} was not asked for its counts")
             parties[DROPPED].kill()
-            print(f"killed {DROPPED} while it was asked for its masked counts", flush=True)
+            print(f"killed {DROPPED} while it was asked for its counts", flush=True)
         output, _ = server.communicate(timeout=deadline - time.monotonic())
         print(output, end="")
         if server.returncode != 0:
@@ -118,11 +126,12 @@ def compare(home: Path, values: dict[str, dict[str, np.ndarray]], contributors: 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drop", action="store_true", help="kill one hospital in the phase MaskedInput")
+    parser.add_argument("--drop", action="store_true", help="kill one hospital before it contributes")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="secagg")
     parser.add_argument("--seconds", type=float, default=60.0, help="give up after")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="own-pipeline-") as home:
-        demonstrate(Path(home), drop=arguments.drop, seconds=arguments.seconds)
+        demonstrate(Path(home), arguments.protocol, drop=arguments.drop, seconds=arguments.seconds)
 
 
 if __name__ == "__main__":

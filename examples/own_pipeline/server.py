@@ -1,6 +1,6 @@
 """The server: it carries messages, learns the sum and nothing else, and writes it to a file.
 
-python server.py DIRECTORY     DIRECTORY/roster.bin is there; writes DIRECTORY/port and, at the end, DIRECTORY/sum.npz
+python server.py DIRECTORY     roster.bin is there, under ckks public_context.bin too; writes port and sum.npz
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from agreed import AGREEMENT, CONTEXT, RUN_ID
+from agreed import CONTEXT, RUN_ID, agreement
 from channel import Channel
 
 from protocols import Roster
 from protocols.errors import ProtocolError
 from secfl.aggregation import AggregationServer, FrameLimits
 from secfl.files import write_whole
+from secfl.registry import PROTOCOLS
 
 HOST = "127.0.0.1"
 NAME_BYTES = 64
 NAME_SECONDS = 2.0
 
 
-def accept_parties(listener: socket.socket, deadline: float) -> dict[str, Channel]:
+def accept_parties(listener: socket.socket, roster: Roster, deadline: float) -> dict[str, Channel]:
     """One connection a party. A name is a claim that nothing proves yet: the signatures in the replies do."""
     channels: dict[str, Channel] = {}
-    while len(channels) < len(AGREEMENT.cohort) and (left := deadline - time.monotonic()) > 0:
+    while len(channels) < len(roster) and (left := deadline - time.monotonic()) > 0:
         listener.settimeout(left)
         try:
             connection, _address = listener.accept()
@@ -40,7 +41,7 @@ def accept_parties(listener: socket.socket, deadline: float) -> dict[str, Channe
             name = connection.recv(NAME_BYTES, socket.MSG_WAITALL).decode("ascii", "replace").rstrip()
         except OSError:
             name = ""
-        if name not in AGREEMENT.cohort or name in channels:
+        if name not in roster or name in channels:
             print(f"refused a connection in the name of {name!r}", flush=True)
             connection.close()
             continue
@@ -58,7 +59,7 @@ def run_phase(server: AggregationServer, channels: dict[str, Channel], seconds: 
     """Ask every party at once; who is gone, too slow or refused drops out."""
     deadline = time.monotonic() + seconds
     phase, limits = server.phase, server.reply_limits
-    with ThreadPoolExecutor(len(AGREEMENT.cohort)) as pool:
+    with ThreadPoolExecutor(max(1, len(channels))) as pool:
         waiting = {
             item.party: pool.submit(exchange, channels[item.party], item.message, limits, deadline)
             for item in server.requests()
@@ -81,15 +82,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="secagg")
     parser.add_argument("--phase-seconds", type=float, default=15.0, help="deadline of each phase")
     arguments = parser.parse_args()
     directory: Path = arguments.directory
     roster = Roster.from_bytes((directory / "roster.bin").read_bytes())
-    server = AggregationServer(AGREEMENT, roster, run_id=RUN_ID, context=CONTEXT)
+    context_file = directory / "public_context.bin"
+    public_context = context_file.read_bytes() if context_file.exists() else b""
+    agreed = agreement(arguments.protocol)
+    server = AggregationServer(agreed, roster, run_id=RUN_ID, context=CONTEXT, public_context=public_context)
     channels: dict[str, Channel] = {}
     with socket.create_server((HOST, 0)) as listener:
         write_whole(directory / "port", str(listener.getsockname()[1]).encode())
-        channels = accept_parties(listener, time.monotonic() + arguments.phase_seconds)
+        channels = accept_parties(listener, roster, time.monotonic() + arguments.phase_seconds)
     try:
         while server.phase is not None:
             run_phase(server, channels, arguments.phase_seconds)

@@ -12,15 +12,16 @@ from protocols.identity import Roster
 from protocols.oneshot import messages as m
 from protocols.oneshot.agreement import Agreement, check_agreement, pinned_committee
 from protocols.oneshot.lattice import Encryption, sample_key
-from protocols.oneshot.packed_shamir import pack_share, split
+from protocols.oneshot.packed_shamir import deal, pack_share
 from protocols.oneshot.records import Polynomial, Words64
 from protocols.oneshot.sealing import seal_share, share_label
 from protocols.party import Answer, Idle, PartyShell, SecretState, Transition, needed
 from protocols.primitives.bitpack import pack, packed_size
 from protocols.primitives.merkle import root
 from protocols.session import ClientPolicy, SessionParameters
-from protocols.shape import Chunk, VectorSource
+from protocols.shape import Chunk, VectorSource, base_of
 from protocols.signed import frame
+from protocols.suites import SUITES
 
 __all__ = ["OneShotClient", "agreed"]
 
@@ -32,9 +33,11 @@ def agreed(parameters: SessionParameters, roster: Roster, policy: ClientPolicy) 
     :raises PolicyRefused: see `ClientPolicy.check` and `check_agreement`.
     """
     policy.check(parameters, roster)
-    if parameters.suite != m.SUITE:
-        raise PeerFault(FaultReason.MALFORMED, f"suite {parameters.suite}; known: {m.SUITE}", rule="OS-1")
-    return check_agreement(parameters, roster, policy.required_collusion_bound(len(parameters.cohort)))
+    if parameters.suite not in SUITES:
+        detail = f"suite {parameters.suite}; known: {', '.join(map(str, SUITES))}"
+        raise PeerFault(FaultReason.MALFORMED, detail, rule="OS-1")
+    collusion = policy.required_collusion_bound(len(parameters.cohort))
+    return check_agreement(parameters, roster, collusion, policy.committee_collusion)
 
 
 class Contributed(SecretState, frozen=True):
@@ -56,19 +59,22 @@ class OneShotClient(PartyShell[States]):
             detail = f"{self.identity.id!r} is not in the cohort"
             raise PeerFault(FaultReason.UNKNOWN_PARTY, detail, rule="OS-8")
 
+    def _bases(self, parameters: SessionParameters) -> tuple[bytes, ...]:
+        return Agreement.of(parameters).bases
+
     def contribute(self, _state: Idle, _request: m.ContributionRequest, vector: VectorSource | None) -> Answer[States]:
         """The vector encrypted under a fresh key, and the key's shares sealed for the committee."""
         agreement = Agreement.of(self.parameters)
         key = sample_key(agreement.lattice, self.entropy)
         sealed = self._sealed_shares(agreement, key)
-        reply = m.ContributionReply(
-            *m.opening_fields(self.session_id, m.ContributionReply), self.identity.id, root(sealed)
-        )
-        return Answer(Contributed(), reply, self._chunks(agreement, key, sealed, needed(vector)))
+        source = needed(vector)
+        fields = m.opening_fields(self.session_id, m.ContributionReply, self.parameters.suite)
+        reply = m.ContributionReply(*fields, self.identity.id, root(sealed), base_of(source, self.parameters))
+        return Answer(Contributed(), reply, self._chunks(agreement, key, sealed, source))
 
     def _sealed_shares(self, agreement: Agreement, key: Polynomial) -> list[bytes]:
         committee = pinned_committee(self.roster)
-        shares = split(key, len(committee), self.parameters.threshold, agreement.packed, self.entropy)
+        shares = deal(key, len(committee), self.parameters.threshold, agreement.packed, self.entropy)
         index = self.parameters.index(self.identity.id)
         sealed = [
             seal_share(member.sealing_key, pack_share(shares[position]), share_label(self.session_id, index, position))

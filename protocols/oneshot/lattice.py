@@ -1,10 +1,10 @@
 """Add-only encryption from ring-LWE, one key for a vector of any length.
 
 Key-homomorphic masks as in ACORN (eprint 2022/1461): block j of a ciphertext is c_j = a_j s + e_j + Delta m_j in
-Z[X]/(X^N + 1) modulo 2^64. s and e_j are centred binomials, popcount(64 random bits) - 32; the public a_j come from
-AES-256-CTR keyed by a hash of the session id. The sum of ciphertexts opens under the sum of keys. That this sum is
-revealed is covered by Hint-RLWE (Kim, Lee, Seo, Song 2023), stated for Gaussian errors; for centred binomials it is an
-assumption.
+Z[X]/(X^N + 1) modulo 2^Q. s and e_j are centred binomials, popcount(64 random bits) - 32; the public a_j come from
+AES-256-CTR keyed by a hash of the session id; coefficients are in the order of `negacyclic`. The sum of ciphertexts
+opens under the sum of keys. That this sum is revealed is covered by Hint-RLWE (Kim, Lee, Seo, Song 2023), stated for
+Gaussian errors; for centred binomials it is an assumption.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESIDUAL_DEVIATIONS = 12
 
 
 def public_stream(session_id: SessionId) -> MaskStream:
-    """The public polynomials of a session, one after the other: word j N + k is coefficient k of a_j."""
+    """The public polynomials of a session, one after the other: words j N to (j + 1) N, modulo 2^Q, are a_j."""
     return MaskStream(tagged_hash("oneshot/public-polynomials", session_id), WORD_BITS)
 
 
@@ -55,16 +55,29 @@ class Encryption(HoldsSecret):
     :param entropy: keys the stream of the errors.
     """
 
-    __slots__ = ("_blocks", "_degree", "_drawn", "_dropped", "_errors", "_offset", "_product", "_public", "_shift")
+    __slots__ = (
+        "_above",
+        "_blocks",
+        "_degree",
+        "_drawn",
+        "_dropped",
+        "_errors",
+        "_offset",
+        "_product",
+        "_public",
+        "_shift",
+    )
 
     def __init__(
         self, lattice: LatticeRecord, layout: Layout, session_id: SessionId, key: Polynomial, entropy: Entropy
     ) -> None:
         self._degree = lattice.degree
-        self._product = NegacyclicProduct(key)
+        self._product = NegacyclicProduct(key, layout.modulus_bits)
         self._public = public_stream(session_id)
         self._errors = MaskStream(draw(entropy, _ERROR_KEY_BYTES), WORD_BITS)
-        self._shift, self._dropped = np.uint64(layout.delta_bits), np.uint64(layout.dropped_bits)
+        above = WORD_BITS - layout.modulus_bits
+        self._shift, self._above = np.uint64(layout.delta_bits), np.uint64(above)
+        self._dropped = np.uint64(above + layout.dropped_bits)
         # Popcounts are centred, and the bits that do not travel rounded, by one addition.
         self._offset = np.uint64(((1 << layout.dropped_bits >> 1) - lattice.largest) % 2**WORD_BITS)
         self._drawn = np.empty((BATCH_BLOCKS, lattice.degree), np.uint64)
@@ -86,11 +99,12 @@ class Encryption(HoldsSecret):
             flat = blocks.reshape(-1)
             np.left_shift(part, self._shift, out=flat[: part.size])
             flat[part.size :] = 0
-            _keystream(self._errors, start, drawn)
+            self._errors.fill(drawn.reshape(-1), start)
             np.add(blocks, np.bitwise_count(drawn), out=blocks)
             np.add(blocks, self._offset, out=blocks)
-            _keystream(self._public, start, drawn)
+            self._public.fill(drawn.reshape(-1), start)
             self._product.add_into(blocks, drawn)
+            np.left_shift(flat, self._above, out=flat)
             np.right_shift(flat[: part.size], self._dropped, out=out[low : low + size])
         self._blocks.fill(0)
         self._drawn.fill(0)
@@ -119,7 +133,7 @@ def decrypt_sum(
     """
     if key_sum.shape != (lattice.degree,):
         raise UsageError(f"a key sum has {lattice.degree} coefficients, not {key_sum.shape}")
-    product = NegacyclicProduct(-key_sum)
+    product = NegacyclicProduct(-key_sum, layout.modulus_bits)
     public = public_stream(session_id)
     size = lattice.degree * BATCH_BLOCKS
     drawn = np.empty((BATCH_BLOCKS, lattice.degree), np.uint64)
@@ -131,11 +145,12 @@ def decrypt_sum(
         flat = blocks[:count].reshape(-1)
         np.left_shift(part, np.uint64(layout.dropped_bits), out=flat[: part.size])
         flat[part.size :] = 0
-        _keystream(public, low, drawn[:count])
+        public.fill(drawn[:count].reshape(-1), low)
         product.add_into(blocks[:count], drawn[:count])
         words = flat[: part.size]
         np.add(words, half_delta, out=words)
-        np.right_shift(words, np.uint64(layout.delta_bits), out=part)
+        np.left_shift(words, np.uint64(WORD_BITS - layout.modulus_bits), out=part)
+        np.right_shift(part, np.uint64(WORD_BITS - layout.slots * layout.width), out=part)
         np.bitwise_and(words, np.uint64((1 << layout.delta_bits) - 1), out=words)
         residuals = words.astype(np.float64)
         residuals -= float(half_delta)
@@ -159,9 +174,3 @@ def _check_residuals(residuals: npt.NDArray[np.float64], layout: Layout, contrib
 def _tail(count: int) -> float:
     """What the squares of so many subgaussian numbers of variance 1 sum to at most, but with probability exp(-72)."""
     return count + 2 * math.sqrt(count * FALSE_ALARM_EXPONENT) + 2 * FALSE_ALARM_EXPONENT
-
-
-def _keystream(stream: MaskStream, start: int, out: Words64) -> None:
-    """Overwrite blocks with the words of a stream."""
-    out.fill(0)
-    stream.add_into(out.reshape(-1), start)

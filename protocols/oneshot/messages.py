@@ -15,14 +15,18 @@ from protocols import wire
 from protocols.primitives.labels import tagged_hash
 from protocols.session import SessionId
 from protocols.signed import Opening, ReplyMessage, reply_digest
-from protocols.wire import Digest, Index, Signature
+from protocols.wire import Digest, Index, SuiteSignature
 
 __all__ = [
+    "BLAME",
     "CHECK",
     "CONTRIBUTION",
+    "GROUP",
     "OPENING",
     "PROTOCOL",
     "SUITE",
+    "BlameReply",
+    "BlameRequest",
     "CheckReply",
     "CheckRequest",
     "ContributionReply",
@@ -30,6 +34,7 @@ __all__ = [
     "OpeningReply",
     "OpeningRequest",
     "RelayedContribution",
+    "RelayedGroup",
     "contribution_digest",
     "contributors_hash",
     "opening_fields",
@@ -37,11 +42,17 @@ __all__ = [
 
 PROTOCOL = "oneshot"
 SUITE = 1
-"""Ed25519 signatures; HPKE with ML-KEM-768 and X25519, HKDF-SHA256, AES-256-GCM."""
+"""The default; the protocol knows all of `protocols.suites`."""
 
 CONTRIBUTION = "Contribution"
 CHECK = "Check"
 OPENING = "Opening"
+BLAME = "Blame"
+
+GROUP = 64
+"""Contributions that a chunk of a request holds at most."""
+GroupSizes = Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, lt=2**28)], ...], msgspec.Meta(max_length=2**24)]
+"""Bytes of each chunk that follows, one `RelayedGroup` each."""
 
 
 class ContributionRequest(Opening, frozen=True):
@@ -52,7 +63,7 @@ class ContributionRequest(Opening, frozen=True):
 
 
 class ContributionReply(ReplyMessage, frozen=True):
-    """Phase 1, up: the Merkle root of the sealed shares.
+    """Phase 1, up: the Merkle root of the sealed shares, and from which model the vector starts.
 
     The chunks that follow are one sealed share a member, in the order of the committee, then the ciphertext.
     """
@@ -61,27 +72,37 @@ class ContributionReply(ReplyMessage, frozen=True):
     KIND: ClassVar[str] = "ContributionReply"
 
     shares_root: Digest
+    base: Digest
+    """The context hash, or another model of the window."""
 
 
 class RelayedContribution(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A client's contribution as one member sees it: all that was signed, and the share that is sealed for it."""
 
     index: Index
-    shares_root: Digest
+    header: Annotated[bytes, msgspec.Meta(min_length=1, max_length=2**10)]
+    """The client's `ContributionReply`."""
     content: Digest
     """Digest of all chunks of the contribution."""
-    signature: Signature
+    signature: SuiteSignature
     sealed_share: Annotated[bytes, msgspec.Meta(min_length=1, max_length=2**20)]
     path: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=24)]
 
 
+class RelayedGroup(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What one chunk of a request to a member holds, in canonical encoding; the order is the server's."""
+
+    contributions: Annotated[tuple[RelayedContribution, ...], msgspec.Meta(min_length=1, max_length=GROUP)]
+
+
 class CheckRequest(Opening, frozen=True):
-    """Phase 2, down, to each member: the parameters, which it may see here first, and the proposed contributors."""
+    """Phase 2, down, to each member: the parameters, which it may see here first; in chunks the contributions."""
 
     PROTOCOL: ClassVar[str] = PROTOCOL
     KIND: ClassVar[str] = "CheckRequest"
 
-    contributions: tuple[RelayedContribution, ...]
+    groups: GroupSizes
+    content: Digest
 
 
 class CheckReply(ReplyMessage, frozen=True):
@@ -94,16 +115,18 @@ class CheckReply(ReplyMessage, frozen=True):
 
 
 class OpeningRequest(wire.Message, frozen=True):
-    """Phase 3, down, to each member: the contributors to the sum."""
+    """Phase 3, down, to each member: the contributors to the sum; in chunks, once more, what is left out of it."""
 
     PROTOCOL: ClassVar[str] = PROTOCOL
     KIND: ClassVar[str] = "OpeningRequest"
 
     contributors: tuple[Index, ...]
+    groups: GroupSizes
+    content: Digest
 
 
 class OpeningReply(ReplyMessage, frozen=True):
-    """Phase 3, up: which contributions were summed, and the member's share of the sum of their keys."""
+    """Phase 3, up: which contributions were summed, and the member's share of the sum of their keys and blindings."""
 
     PROTOCOL: ClassVar[str] = PROTOCOL
     KIND: ClassVar[str] = "OpeningReply"
@@ -112,14 +135,34 @@ class OpeningReply(ReplyMessage, frozen=True):
     share: Annotated[bytes, msgspec.Meta(min_length=1, max_length=2**20)]
 
 
-def opening_fields(session_id: SessionId, kind: type[wire.Message]) -> tuple[int, str, int, str, bytes]:
+class BlameRequest(wire.Message, frozen=True):
+    """Phase 4, if the sum failed; down, to each member that opened: in chunks, once more, what it opened."""
+
+    PROTOCOL: ClassVar[str] = PROTOCOL
+    KIND: ClassVar[str] = "BlameRequest"
+
+    contributors_hash: Digest
+    groups: GroupSizes
+    content: Digest
+
+
+class BlameReply(ReplyMessage, frozen=True):
+    """Phase 4, up: five blinded combinations of each contributor's shares, in the order of the cohort."""
+
+    PROTOCOL: ClassVar[str] = PROTOCOL
+    KIND: ClassVar[str] = "BlameReply"
+
+    contributors_hash: Digest
+    combinations: Annotated[bytes, msgspec.Meta(min_length=1, max_length=2**28)]
+
+
+def opening_fields(session_id: SessionId, kind: type[wire.Message], suite: int) -> tuple[int, str, int, str, bytes]:
     """The five fields that open a message of this protocol."""
-    return wire.opening_fields(session_id, kind, SUITE)
+    return wire.opening_fields(session_id, kind, suite)
 
 
-def contribution_digest(session_id: SessionId, party: str, shares_root: bytes, content: bytes) -> bytes:
-    """What a client's signature on its contribution covers."""
-    header = wire.encode(ContributionReply(*opening_fields(session_id, ContributionReply), party, shares_root))
+def contribution_digest(session_id: SessionId, header: bytes, content: bytes) -> bytes:
+    """What a client's signature on its contribution covers: its `ContributionReply` and the digest of its chunks."""
     return reply_digest(session_id, CONTRIBUTION, header, content)
 
 

@@ -21,14 +21,21 @@ from protocols.primitives.bitpack import pack, packed_size, unpack
 from protocols.primitives.sampling import Entropy, uniform_below
 
 __all__ = [
+    "BLINDINGS",
     "PRIME",
     "add_shares",
     "centred",
+    "combine",
+    "deal",
     "decode",
+    "evaluate",
+    "inconsistent_columns",
+    "locate",
     "pack_share",
     "share_bytes",
     "share_length",
     "split",
+    "subtract_shares",
     "unpack_share",
 ]
 
@@ -38,6 +45,8 @@ Elements = npt.NDArray[np.uint64]
 PRIME = 2**31 - 1
 _P = np.uint64(PRIME)
 ELEMENT_BITS = 31
+BLINDINGS = 5
+"""Blinded combinations by which shares that lie on no polynomial are found: each misses them with probability 1 / p."""
 _PRODUCTS_IN_A_WORD = 4
 
 
@@ -46,9 +55,9 @@ def share_length(values: int, packed: int) -> int:
     return -(-values // packed)
 
 
-def share_bytes(values: int, packed: int) -> int:
-    """Bytes of one member's encoded share."""
-    return packed_size(share_length(values, packed), ELEMENT_BITS)
+def share_bytes(elements: int) -> int:
+    """Bytes of so many encoded elements."""
+    return packed_size(elements, ELEMENT_BITS)
 
 
 def split(values: npt.NDArray[np.int64], members: int, threshold: int, packed: int, entropy: Entropy) -> Elements:
@@ -76,13 +85,52 @@ def split(values: npt.NDArray[np.int64], members: int, threshold: int, packed: i
     shares = np.empty((members, length), np.uint64)
     shares[:free] = known[packed:]
     points = [*_secret_points(packed), *range(1, 1 + free)]
-    shares[free:] = _evaluate(points, known, range(1 + free, 1 + members))
+    shares[free:] = evaluate(points, known, range(1 + free, 1 + members))
     return shares
+
+
+def deal(key: npt.NDArray[np.int64], members: int, threshold: int, packed: int, entropy: Entropy) -> Elements:
+    """Share a key together with five blindings, each of them uniform polynomials: see `combine`.
+
+    :returns: uint64 array [m, share_length + BLINDINGS]; row i is member i's.
+    :raises UsageError: as `split`.
+    """
+    whole = share_length(key.size, packed) * packed
+    values = np.zeros(whole + BLINDINGS * packed, np.int64)
+    values[: key.size] = key
+    values[whole:] = uniform_below(PRIME, BLINDINGS * packed, entropy).astype(np.int64) - PRIME // 2
+    try:
+        return split(values, members, threshold, packed, entropy)
+    finally:
+        values.fill(0)
+
+
+def combine(coefficients: Elements, share: Elements) -> Elements:
+    """Linear combinations of a dealt share's elements, or of a sum's, each plus a blinding of its own.
+
+    They are the values of combinations of the polynomials, so that those of honest members lie on polynomials again;
+    which ones is hidden by the blindings.
+
+    :param coefficients: uint64 array [BLINDINGS, k].
+    :param share: uint64 array [k + BLINDINGS].
+    :returns: uint64 array [BLINDINGS].
+    """
+    products = coefficients * share[:-BLINDINGS]
+    _reduce(products)
+    total: Elements = products.sum(axis=1) + share[-BLINDINGS:]
+    _reduce(total)
+    return total
 
 
 def add_shares(total: Elements, share: Elements) -> None:
     """Add a share to a sum of shares, in place."""
     np.add(total, share, out=total)
+    _reduce(total)
+
+
+def subtract_shares(total: Elements, share: Elements) -> None:
+    """Take a share off a sum of shares, in place."""
+    np.add(total, _P - share, out=total)
     _reduce(total)
 
 
@@ -95,16 +143,50 @@ def decode(points: Sequence[int], shares: Elements, threshold: int, packed: int)
     :raises UsageError: fewer than t points.
     :raises PeerFault: BAD_SHARE, the shares lie on no polynomial and too many are wrong to be located.
     """
+    wrong = locate(points, shares, threshold)
+    chosen = [i for i in range(len(points)) if i not in wrong][:threshold]
+    secrets = evaluate([points[i] for i in chosen], shares[chosen], _secret_points(packed))
+    return np.ascontiguousarray(secrets.T).reshape(-1), wrong
+
+
+def locate(points: Sequence[int], shares: Elements, threshold: int) -> tuple[int, ...]:
+    """Find wrong shares among at least t, as far as that can be done.
+
+    :param points, shares: as for `decode`.
+    :returns: the positions in `points` of the wrong shares.
+    :raises UsageError: fewer than t points.
+    :raises PeerFault: BAD_SHARE, the shares lie on no polynomial and too many are wrong to be located.
+    """
     if len(points) < threshold:
         raise UsageError(f"{len(points)} shares, {threshold} needed")
     left, wrong = list(range(len(points))), []
-    while (column := _inconsistent_column([points[i] for i in left], shares[left], threshold)) is not None:
-        located = _wrong_positions([points[i] for i in left], [int(shares[i, column]) for i in left], threshold)
+    while (columns := inconsistent_columns([points[i] for i in left], shares[left], threshold)).size:
+        values = [int(shares[i, columns[0]]) for i in left]
+        located = _wrong_positions([points[i] for i in left], values, threshold)
         wrong += [left[position] for position in located]
         left = [i for i in left if i not in wrong]
-    chosen = left[:threshold]
-    secrets = _evaluate([points[i] for i in chosen], shares[chosen], _secret_points(packed))
-    return np.ascontiguousarray(secrets.T).reshape(-1), tuple(sorted(wrong))
+    return tuple(sorted(wrong))
+
+
+def inconsistent_columns(points: Sequence[int], shares: Elements, threshold: int) -> npt.NDArray[np.intp]:
+    """Columns whose values lie on no polynomial of degree < t, in order; none with t points or fewer."""
+    predicted = evaluate(points[:threshold], shares[:threshold], points[threshold:])
+    return np.nonzero((predicted != shares[threshold:]).any(axis=0))[0]
+
+
+def evaluate(points: Sequence[int], values: Elements, at: Sequence[int]) -> Elements:
+    """Values at other points of the polynomials of degree < len(points) through `values` [len(points), k]."""
+    result = np.zeros((len(at), values.shape[1]), np.uint64)
+    scratch = np.empty(values.shape[1], np.uint64)
+    for row, point in zip(result, at, strict=True):
+        weights = _lagrange_weights(points, point)
+        for position, weight in enumerate(weights):
+            np.multiply(values[position], np.uint64(weight), out=scratch)
+            np.add(row, scratch, out=row)
+            if position % (_PRODUCTS_IN_A_WORD - 1) == 2:  # three products and what is left of the sum before
+                _reduce(row)
+        _reduce(row)
+    return result
 
 
 def centred(secrets: Elements, count: int) -> npt.NDArray[np.int64]:
@@ -146,21 +228,6 @@ def _reduce(elements: Elements) -> None:
     np.subtract(elements, _P, out=elements, where=elements >= _P)  # they are at most p + 8
 
 
-def _evaluate(points: Sequence[int], values: Elements, at: Sequence[int]) -> Elements:
-    """Values at other points of the polynomials of degree < len(points) through `values` [len(points), k]."""
-    result = np.zeros((len(at), values.shape[1]), np.uint64)
-    scratch = np.empty(values.shape[1], np.uint64)
-    for row, point in zip(result, at, strict=True):
-        weights = _lagrange_weights(points, point)
-        for position, weight in enumerate(weights):
-            np.multiply(values[position], np.uint64(weight), out=scratch)
-            np.add(row, scratch, out=row)
-            if position % (_PRODUCTS_IN_A_WORD - 1) == 2:  # three products and what is left of the sum before
-                _reduce(row)
-        _reduce(row)
-    return result
-
-
 def _lagrange_weights(points: Sequence[int], at: int) -> list[int]:
     """Weight of each point's value in the value at another point, modulo p."""
     weights = []
@@ -172,13 +239,6 @@ def _lagrange_weights(points: Sequence[int], at: int) -> list[int]:
                 denominator = denominator * (own - other) % PRIME
         weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
     return weights
-
-
-def _inconsistent_column(points: Sequence[int], shares: Elements, threshold: int) -> int | None:
-    """First column whose values lie on no polynomial of degree < t."""
-    predicted = _evaluate(points[:threshold], shares[:threshold], points[threshold:])
-    differing = np.nonzero((predicted != shares[threshold:]).any(axis=0))[0]
-    return int(differing[0]) if differing.size else None
 
 
 def _wrong_positions(points: Sequence[int], values: Sequence[int], threshold: int) -> list[int]:
@@ -204,7 +264,7 @@ def _wrong_positions(points: Sequence[int], values: Sequence[int], threshold: in
     good = [i for i in range(len(points)) if i not in located]
     # The locator may name right ones too: only who is off the polynomial through the others is wrong.
     chosen = np.array([[values[i]] for i in good[:threshold]], np.uint64)
-    expected = _evaluate([points[i] for i in good[:threshold]], chosen, points)[:, 0]
+    expected = evaluate([points[i] for i in good[:threshold]], chosen, points)[:, 0]
     wrong = [i for i, value in enumerate(values) if int(expected[i]) != value]
     if not 1 <= len(wrong) <= errors:
         raise unlocated

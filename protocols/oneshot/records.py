@@ -14,15 +14,15 @@ Words64 = npt.NDArray[np.uint64]
 Polynomial = npt.NDArray[np.int64]
 
 WORD_BITS = 64
-"""log2 of the modulus: addition of machine words is addition in the ring."""
+"""Most bits of the modulus, a power of two: addition of machine words is addition in the ring."""
 
 
 @dataclass(frozen=True)
 class LatticeRecord:
-    """Parameters of ring-LWE in Z[X]/(X^N + 1) modulo 2^64.
+    """Parameters of ring-LWE in Z[X]/(X^N + 1) modulo 2^Q, Q <= 64 (`protocols.oneshot.slots` chooses it).
 
     The homomorphic encryption standard (Albrecht et al. 2018, table 1; sigma 3.2) allows log2 q = 109 at N = 4096 for
-    128 bits of security; the modulus here has 64, and secret and error have deviation 4.
+    128 bits of security; the modulus here has at most 64, and secret and error have deviation 4.
 
     :param id: number in the registry, what travels.
     :param degree: N.

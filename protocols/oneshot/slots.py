@@ -1,8 +1,9 @@
 """How vector entries share the coefficients of a plaintext polynomial, and how many bits of a ciphertext travel.
 
 A coefficient holds `slots` entries side by side, each in a slot that is wide enough for the sum over all clients, above
-the noise: the plaintext is multiplied by Delta = 2^delta_bits. The ciphertext's low `dropped_bits` bits do not travel;
-rounding them away adds noise of variance (4^dropped_bits - 1) / 12 a client.
+the noise: the plaintext is multiplied by Delta = 2^delta_bits, and the modulus is 2^Q, Q the bits of slots and Delta
+together. The ciphertext's low `dropped_bits` bits do not travel; rounding them away adds noise of variance
+(4^dropped_bits - 1) / 12 a client.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 
@@ -24,31 +26,36 @@ DEVIATIONS = 12
 MINIMUM_COEFFICIENTS = 64
 """Fewest coefficients of a ciphertext: with fewer, the residual check could not tell a wrong key from the right one."""
 
+_PIECE = 16 * 1024
+"""Coefficients taken apart at a time: few enough to stay in the cache."""
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where entries, noise and rounding lie in a 64-bit coefficient.
+    """Where entries, noise and rounding lie in a coefficient.
 
     :param slots: entries in a coefficient.
     :param width: bits of a slot.
+    :param delta_bits: log2 of Delta, the bits below the slots.
     :param dropped_bits: low bits that do not travel (rho in the specification).
     :param variance: of the noise that one client adds, rounding included.
     """
 
     slots: int
     width: int
+    delta_bits: int
     dropped_bits: int
     variance: float
 
     @property
-    def delta_bits(self) -> int:
-        """log2 of Delta: the bits below the slots."""
-        return WORD_BITS - self.slots * self.width
+    def modulus_bits(self) -> int:
+        """Q, at most 64."""
+        return self.slots * self.width + self.delta_bits
 
     @property
     def sent_bits(self) -> int:
         """Bits of a coefficient that travel."""
-        return WORD_BITS - self.dropped_bits
+        return self.modulus_bits - self.dropped_bits
 
     def bits_per_entry(self) -> float:
         """Bits of ciphertext an entry."""
@@ -66,25 +73,26 @@ def _needed_half_delta(clients: int, variance: float) -> float:
 
 @lru_cache(maxsize=64)
 def choose_layout(lattice: LatticeRecord, clients: int, width: int) -> Layout:
-    """The layout with the fewest bits an entry; of two such the one with more slots.
+    """The layout with the fewest bits an entry; of several such one with the most slots, then the smallest modulus.
+
+    A smaller modulus under the same noise is the harder lattice problem, and takes fewer limbs to multiply.
 
     :param clients: n, for which the slots are wide enough.
     :param width: bits of a slot.
     :raises UsageError: the width leaves no room for the noise.
     """
-    best: Layout | None = None
+    fitting = []
     for slots in range(1, WORD_BITS // width + 1):
-        half_delta = 2.0 ** (WORD_BITS - slots * width - 1)
-        for dropped in range(WORD_BITS - slots * width):
+        for dropped in count():
             variance = lattice.variance + (4**dropped - 1) / 12
-            if half_delta <= _needed_half_delta(clients, variance):
+            # The least power of two above what half of Delta must exceed.
+            delta = math.frexp(_needed_half_delta(clients, variance))[1] + 1
+            if slots * width + delta > WORD_BITS:
                 break
-            candidate = Layout(slots, width, dropped, variance)
-            if best is None or candidate.bits_per_entry() <= best.bits_per_entry():
-                best = candidate
-    if best is None:
+            fitting.append(Layout(slots, width, delta, dropped, variance))
+    if not fitting:
         raise UsageError(f"a slot of {width} bits leaves no room for the noise of {clients} clients")
-    return best
+    return min(fitting, key=lambda layout: (layout.bits_per_entry(), -layout.slots, layout.delta_bits))
 
 
 @dataclass(frozen=True)
@@ -132,16 +140,21 @@ class Slots:
         :param contributors: number of vectors in it.
         :param out: 1-d array of ``word_dtype(bits)``, overwritten with words modulo 2^b.
         """
-        modulus = (1 << self.bits) - 1
-        offset = np.uint64((-contributors * self.bound) & modulus)
-        slot_mask = np.uint64((1 << self.layout.width) - 1)
-        for slot in range(self.layout.slots):
-            target = out[slot :: self.layout.slots]
-            part = np.right_shift(plain[: target.size], np.uint64(slot * self.layout.width))
-            np.bitwise_and(part, slot_mask, out=part)
-            np.add(part, offset, out=part)
-            np.bitwise_and(part, np.uint64(modulus), out=part)
-            target[:] = part
+        modulus = np.uint64((1 << self.bits) - 1)
+        offset = np.uint64((-contributors * self.bound) % (1 << self.bits))
+        slots, slot_mask = self.layout.slots, np.uint64((1 << self.layout.width) - 1)
+        part = np.empty(min(plain.size, _PIECE), np.uint64)
+        for low in range(0, -(-out.size // slots), _PIECE):
+            source = plain[low : low + _PIECE]
+            for slot in range(slots):
+                target = out[low * slots + slot : (low + _PIECE) * slots : slots]
+                sums = np.right_shift(
+                    source[: target.size], np.uint64(slot * self.layout.width), out=part[: target.size]
+                )
+                np.bitwise_and(sums, slot_mask, out=sums)
+                np.add(sums, offset, out=sums)
+                np.bitwise_and(sums, modulus, out=sums)
+                target[:] = sums
 
 
 def choose_slots(lattice: LatticeRecord, clients: int, bits: int, bound: int) -> Slots:

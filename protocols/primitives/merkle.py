@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from protocols.errors import FaultReason, PeerFault, UsageError
 
-__all__ = ["MerkleTree", "root", "verify_path"]
+__all__ = ["MerkleTree", "joint_root", "root", "verify_path"]
 
 
 class MerkleTree:
@@ -47,6 +47,22 @@ class MerkleTree:
             index //= 2
         return path
 
+    def joint_path(self, indices: Iterable[int]) -> list[bytes]:
+        """The hashes that prove several leaves at once: those that `joint_root` asks for, and none for all leaves.
+
+        From the leaves up, in each level from the left.
+
+        :raises UsageError: no index, or no such leaf.
+        """
+        known = set(indices)
+        if not known or not 0 <= min(known) <= max(known) < len(self._levels[0]):
+            raise UsageError(f"leaves {sorted(known)} are not all among {len(self._levels[0])}")
+        path = []
+        for level in self._levels[:-1]:
+            path += [level[at ^ 1] for at in sorted(known) if at ^ 1 < len(level) and at ^ 1 not in known]
+            known = {at // 2 for at in known}
+        return path
+
 
 def root(leaves: Sequence[bytes]) -> bytes:
     """Root of the tree over the leaves, 32 bytes.
@@ -79,6 +95,37 @@ def verify_path(tree_root: bytes, leaf: bytes, index: int, size: int, path: Sequ
         raise PeerFault(FaultReason.BAD_PATH, "more hashes than levels")
     if current != tree_root:
         raise PeerFault(FaultReason.BAD_PATH)
+
+
+def joint_root(leaves: Mapping[int, bytes], size: int, path: Sequence[bytes]) -> bytes:
+    """Root of a tree of ``size`` leaves of which these are known, by their indices, and ``path`` gives the rest.
+
+    Whoever compares it with a root that is known has all these leaves proven.
+
+    :param leaves: at least one, indices 0..size - 1.
+    :raises UsageError: no leaf, or an index out of range.
+    :raises PeerFault: ``BAD_PATH`` for a path with more or fewer hashes than are asked for.
+    """
+    if not leaves or not 0 <= min(leaves) <= max(leaves) < size:
+        raise UsageError(f"leaves {sorted(leaves)} are not all among {size}")
+    hashes = iter(path)
+    level = {index: _leaf_hash(leaves[index]) for index in sorted(leaves)}
+    last = size - 1
+    while last:
+        above: dict[int, bytes] = {}
+        for index, current in level.items():
+            if index // 2 in above:
+                continue  # its neighbour to the left was known
+            if index ^ 1 <= last:
+                sibling = level.get(index ^ 1) or next(hashes, None)
+                if sibling is None:
+                    raise PeerFault(FaultReason.BAD_PATH, "fewer hashes than are asked for")
+                current = _node_hash(sibling, current) if index % 2 else _node_hash(current, sibling)
+            above[index // 2] = current
+        level, last = above, last // 2
+    if next(hashes, None) is not None:
+        raise PeerFault(FaultReason.BAD_PATH, "more hashes than are asked for")
+    return level[0]
 
 
 def _leaf_hash(leaf: bytes) -> bytes:

@@ -24,9 +24,11 @@ from protocols.primitives.secrecy import HoldsSecret
 __all__ = ["MaskStream", "apply_masks"]
 
 _BLOCK_BYTES = 16
-# Zeros, keystream and accumulator chunk together fit a second-level cache of 512 KiB.
-_CHUNK_BYTES = 128 * 1024
+# Zeros, keystream and accumulator chunk together fit a second-level cache of 1 MiB. Less would hand the interpreter's
+# lock from thread to thread more often.
+_CHUNK_BYTES = 256 * 1024
 _ZEROS = bytes(_CHUNK_BYTES)
+_FROM_THE_START = CTR(bytes(_BLOCK_BYTES))
 
 
 class _Scratch(threading.local):
@@ -57,7 +59,7 @@ class MaskStream(HoldsSecret):
             raise UsageError(f"a mask key has {KEY_BYTES} bytes, not {len(key)}")
         self.bits = bits
         self.dtype = word_dtype(bits)
-        self._encryptor = Cipher(AES(key), CTR(bytes(_BLOCK_BYTES))).encryptor()
+        self._encryptor = Cipher(AES(key), _FROM_THE_START).encryptor()
         self._position = 0  # of the next keystream byte
 
     def words(self, start: int, count: int) -> Words:
@@ -79,6 +81,21 @@ class MaskStream(HoldsSecret):
         """
         apply_masks(accumulator, [(self, -1 if subtract else 1)], start)
 
+    def fill(self, out: Words, start: int) -> None:
+        """Overwrite an array with words [start, start + its length) of the stream.
+
+        :param out: 1-d contiguous writable array of ``word_dtype(bits)``.
+        :raises UsageError: another kind of array, a negative start.
+        """
+        check_words(out, self.bits)
+        if start < 0:
+            raise UsageError(f"a word index is not negative, as {start} is")
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            raise UsageError("the array is not contiguous, or read-only")
+        view = out.view(np.uint8).data
+        for low in range(0, len(view), _CHUNK_BYTES):
+            self._fill(start + low // self.dtype.itemsize, view[low : low + _CHUNK_BYTES])
+
     def _fill(self, start: int, keystream: memoryview) -> None:
         """Overwrite ``keystream``, of at most one chunk, with the keystream from word ``start`` on."""
         position = start * self.dtype.itemsize
@@ -91,25 +108,33 @@ class MaskStream(HoldsSecret):
         self._position = position + length
 
 
-def apply_masks(accumulator: Words, masks: Sequence[tuple[MaskStream, int]], start: int) -> None:
+def apply_masks(
+    accumulator: Words, masks: Sequence[tuple[MaskStream, int]], start: int, *, source: Words | None = None
+) -> None:
     """Add each mask's words [start, start + length of accumulator), times its sign, in place, modulo 2^w.
 
     :param accumulator: 1-d writable array of the ``word_dtype`` of all the streams.
     :param masks: streams with sign 1 or -1.
+    :param source: what to start from instead of the accumulator's content: as many words of any unsigned dtype. Copying
+        them chunk by chunk saves one way through memory.
     :raises UsageError: another kind of array, a negative start, another sign. The accumulator is then unchanged.
     """
     if start < 0:
         raise UsageError(f"a word index is not negative, as {start} is")
-    for stream, sign in masks:
-        check_words(accumulator, stream.bits)
-        if sign not in {1, -1}:
-            raise UsageError(f"the sign of a mask is 1 or -1, not {sign}")
+    for bits in {stream.bits for stream, _ in masks}:
+        check_words(accumulator, bits)
+    for sign in {sign for _, sign in masks} - {1, -1}:
+        raise UsageError(f"the sign of a mask is 1 or -1, not {sign}")
     if not accumulator.flags.writeable:
         raise UsageError("the accumulator is read-only")
+    if source is not None and (source.shape != accumulator.shape or source.dtype.kind != "u"):
+        raise UsageError(f"the source is {accumulator.size} unsigned words, not {source.dtype}{list(source.shape)}")
     chunk_words = _CHUNK_BYTES // accumulator.itemsize
     keystream = _scratch.keystream.view(accumulator.dtype)[: accumulator.size]
     for low in range(0, accumulator.size, chunk_words):
         chunk = accumulator[low : low + chunk_words]
+        if source is not None:
+            np.copyto(chunk, source[low : low + chunk_words], casting="same_kind")
         mask = keystream[: chunk.size]
         mask_bytes = mask.view(np.uint8).data
         for stream, sign in masks:

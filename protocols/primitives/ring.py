@@ -14,6 +14,8 @@ __all__ = ["MAXIMAL_BITS", "Words", "centre", "check_words", "reduce_in_place", 
 Words = npt.NDArray[np.unsignedinteger[Any]]
 
 MAXIMAL_BITS = 64
+# By number of bits; one object each, since a dtype made from text costs as much as a tenth of a mask's cipher.
+_DTYPES = tuple(np.dtype(f"<u{1 << max(0, (bits - 1).bit_length() - 3)}") for bits in range(1, MAXIMAL_BITS + 1))
 
 
 def word_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
@@ -23,7 +25,7 @@ def word_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
     """
     if not 1 <= bits <= MAXIMAL_BITS:
         raise UsageError(f"a word has 1 to {MAXIMAL_BITS} bits, not {bits}")
-    return np.dtype(f"<u{1 << max(0, (bits - 1).bit_length() - 3)}")
+    return _DTYPES[bits - 1]
 
 
 def check_words(words: Words, bits: int) -> None:

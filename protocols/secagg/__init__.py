@@ -1,27 +1,41 @@
-"""SecAgg on the complete graph, active-server suite (Bonawitz et al. 2017, eprint 2017/281)."""
+"""SecAgg against an active server (Bonawitz et al. 2017, eprint 2017/281), and on sparse graphs (Bell et al. 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from protocols.errors import UsageError
 from protocols.identity import Identity, Role, Roster
+from protocols.secagg.agreement import GraphChoice, validate_graph
 from protocols.secagg.client import SecAggClient
-from protocols.secagg.graph import GraphParameters, validate_complete_graph
+from protocols.secagg.degrees import find_fully_active_graph_parameters, find_graph_parameters
+from protocols.secagg.graph import HararyClaim
 from protocols.secagg.messages import PROTOCOL, SUITE
 from protocols.secagg.server import PHASES, AdvertiseKeys
 from protocols.server import ServerShell
-from protocols.session import (
-    DEFAULT_CHUNK_LENGTH,
-    ClientPolicy,
-    SessionParameters,
-    default_collusion_bound,
-    majority_threshold,
-)
+from protocols.session import DEFAULT_CHUNK_LENGTH, ClientPolicy, SessionParameters
 from protocols.shape import Entropy, OnceStore, Spool
 from protocols.signed import MemorySpool
+from protocols.workers import SERIAL, Workers
 
-__all__ = ["PROTOCOL", "SecAggClient", "parameters", "party", "restore_party", "restore_server", "server"]
+__all__ = [
+    "PHASE_ROLES",
+    "PROTOCOL",
+    "REQUEST_ROLES",
+    "SecAggClient",
+    "find_fully_active_graph_parameters",
+    "find_graph_parameters",
+    "parameters",
+    "party",
+    "restore_party",
+    "restore_server",
+    "server",
+]
+
+PHASE_ROLES: Mapping[str, Role] = {step.phase: Role.CLIENT for step in SecAggClient.TRANSITIONS}
+"""Phases in order, each with the role that is asked in it."""
+REQUEST_ROLES: Mapping[str, Role] = {step.request.KIND: Role.CLIENT for step in SecAggClient.TRANSITIONS}
+"""Kinds of requests, each with the role that answers it."""
 
 
 def parameters(  # noqa: PLR0913  a session's parameters, all but two by keyword
@@ -39,18 +53,28 @@ def parameters(  # noqa: PLR0913  a session's parameters, all but two by keyword
     threshold: int | None = None,
     collusion_bound: int | None = None,
     minimum_contributors: int | None = None,
+    graph: str | None = None,
+    adversary_rate: float | None = None,
+    dropout_rate: float | None = None,
+    claim: HararyClaim | None = None,
     chunk_length: int = DEFAULT_CHUNK_LENGTH,
 ) -> SessionParameters:
-    """Parameters of a session on the complete graph, with the design's defaults for what is not given.
+    """Parameters of a session, with the design's defaults for what is not given.
 
     :param nonce: 32 random bytes of the server's.
-    :param threshold: t; by default the smallest with 2 t > n + c.
-    :param collusion_bound: c; by default a third of the cohort, rounded down.
-    :param minimum_contributors: by default c + 2.
+    :param threshold: t, shares that rebuild a client's secrets; by default the smallest that the graph allows: with
+        2 t > n + c on the complete graph, of a client's k neighbours on the Harary graph.
+    :param collusion_bound: c; by default what `adversary_rate` stands for.
+    :param minimum_contributors: by default c + 2 (complete graph), all but the dropout rate (Harary graph).
+    :param graph: ``"complete"`` (by default up to 200 clients, and always below 100) or ``"harary"``.
+    :param adversary_rate: fraction of the cohort that colludes; by default a third.
+    :param dropout_rate: fraction of the cohort that may be missing in the sum (Harary graph); by default .05.
+    :param claim: server that the Harary graph withstands, ``"semi-malicious"`` (default) or ``"fully active"``.
     :raises UsageError: values that no session may have.
     """
     clients = tuple(sorted(cohort))
-    collusion = default_collusion_bound(len(clients)) if collusion_bound is None else collusion_bound
+    choice = GraphChoice(graph, collusion_bound, adversary_rate, dropout_rate, claim)
+    agreed = choice.resolve(len(clients), threshold, minimum_contributors)
     chosen = SessionParameters(
         protocol=PROTOCOL,
         suite=SUITE,
@@ -60,37 +84,43 @@ def parameters(  # noqa: PLR0913  a session's parameters, all but two by keyword
         attempt=attempt,
         roster_hash=roster.digest(),
         cohort=clients,
-        threshold=majority_threshold(len(clients), collusion) if threshold is None else threshold,
-        collusion_bound=collusion,
-        minimum_contributors=collusion + 2 if minimum_contributors is None else minimum_contributors,
         modulus_bits=modulus_bits,
         vector_length=vector_length,
         chunk_length=chunk_length,
         encoding=encoding,
         context_hash=context_hash,
-        extension=GraphParameters("complete", len(clients) - 1).to_bytes(),
+        **agreed.fields(),
     )
-    _validate(chosen)
+    return _validated(chosen)
+
+
+def _validated(chosen: SessionParameters) -> SessionParameters:
+    chosen.validate()
+    validate_graph(chosen)
     return chosen
 
 
-def _validate(chosen: SessionParameters) -> None:
-    chosen.validate()
-    validate_complete_graph(chosen)
-
-
-def server(chosen: SessionParameters, roster: Roster, *, spool: Callable[[], Spool] = MemorySpool) -> ServerShell:
+def server(
+    chosen: SessionParameters,
+    roster: Roster,
+    *,
+    spool: Callable[[], Spool] = MemorySpool,
+    workers: Workers = SERIAL,
+) -> ServerShell:
     """The server's side of a session.
 
     :raises UsageError: parameters that no session may have, or another roster's.
     """
-    _validate(chosen)
-    return ServerShell(chosen, roster, AdvertiseKeys(expected=chosen.clients()), spool=spool)
+    return ServerShell(
+        _validated(chosen), roster, AdvertiseKeys(expected=chosen.clients()), spool=spool, workers=workers
+    )
 
 
-def restore_server(blob: bytes, roster: Roster, *, spool: Callable[[], Spool] = MemorySpool) -> ServerShell:
+def restore_server(
+    blob: bytes, roster: Roster, *, spool: Callable[[], Spool] = MemorySpool, workers: Workers = SERIAL
+) -> ServerShell:
     """A saved server session."""
-    return ServerShell.restore(blob, roster, PHASES, spool=spool)
+    return ServerShell.restore(blob, roster, PHASES, spool=spool, workers=workers)
 
 
 def party(
@@ -102,6 +132,7 @@ def party(
     entropy: Entropy,
     store: OnceStore,
     spool: Callable[[], Spool] = MemorySpool,
+    workers: Workers = SERIAL,
 ) -> SecAggClient:
     """A party's side of a session; clients are the only role.
 
@@ -109,7 +140,7 @@ def party(
     """
     if role is not Role.CLIENT:
         raise UsageError(f"secagg has no role {role.value!r}")
-    return SecAggClient(identity, roster, policy, entropy=entropy, store=store, spool=spool)
+    return SecAggClient(identity, roster, policy, entropy=entropy, store=store, spool=spool, workers=workers)
 
 
 restore_party = SecAggClient.restore

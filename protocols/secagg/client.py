@@ -1,6 +1,6 @@
 """The client's side of SecAgg: one state per phase, one function per transition.
 
-Each function checks the request (rules SA-4 to SA-26, listed in docs/reference/rules.md), then yields the next state
+Each function checks the request (rules SA-4 to SA-36, listed in docs/reference/rules.md), then yields the next state
 and the answer. Once-only answers, signatures and saving are `protocols.party`'s.
 """
 
@@ -12,36 +12,28 @@ from typing import Any, ClassVar, TypeAlias
 from protocols.errors import FaultReason, PeerFault
 from protocols.party import Answer, Idle, PartyShell, SecretState, Transition, needed
 from protocols.primitives.labels import encode_parts
-from protocols.primitives.prg import MaskStream
+from protocols.primitives.merkle import joint_root
 from protocols.primitives.sampling import draw
 from protocols.primitives.sealing import SealingKeyPair, agree, direction_key, open_sealed, seal
 from protocols.primitives.secrecy import HoldsSecret
 from protocols.primitives.shamir import pack_share, split, unpack_share
 from protocols.secagg import messages as m
-from protocols.secagg.graph import CompleteGraph, check_complete_graph
+from protocols.secagg.agreement import check_graph, least_contributors, quorum
+from protocols.secagg.graph import Graph, graph_of
 from protocols.secagg.masking import (
     SEED_BYTES,
+    Mask,
     check_exchange_key,
     masked_chunks,
     pairwise_mask_key,
     seed_commitment,
     self_mask_key,
 )
-from protocols.session import SessionParameters, majority_threshold
+from protocols.session import SessionParameters
 from protocols.shape import VectorSource
 from protocols.signed import NO_CHUNKS, reply_digest
 
-__all__ = ["SecAggClient", "quorum"]
-
-
-def quorum(parameters: SessionParameters) -> int:
-    """Signatures that certify a set of contributors: the smallest q with 2 q > n + c."""
-    return majority_threshold(len(parameters.cohort), parameters.collusion_bound)
-
-
-def least_contributors(parameters: SessionParameters) -> int:
-    """Fewest clients with which any phase before the check may go on."""
-    return max(parameters.threshold, parameters.minimum_contributors)
+__all__ = ["SecAggClient"]
 
 
 class Advertised(SecretState, frozen=True):
@@ -54,13 +46,15 @@ class Advertised(SecretState, frozen=True):
 
 
 class Shared(SecretState, frozen=True):
-    """Shares are out: T0 and everybody's keys are fixed."""
+    """Shares are out: T0 is fixed, and with it the neighbours and their keys."""
 
     keys: Advertised
     root: bytes
     advertisements: tuple[m.Advertisement, ...]
+    """Own one included."""
     self_mask_seed: bytes
     own_shares: bytes
+    """Empty where a client is none of its own holders."""
 
 
 class HeldShares(SecretState, frozen=True):
@@ -76,7 +70,7 @@ class Masked(SecretState, frozen=True):
 
     root: bytes
     received: tuple[HeldShares, ...]
-    """Own ones included, in the order of their senders."""
+    """In the order of their senders; own ones included where a client is one of its own holders."""
 
 
 class Signed(SecretState, frozen=True):
@@ -104,7 +98,7 @@ class SecAggClient(PartyShell[States]):
         self.policy.check(parameters, self.roster)
         if parameters.suite != m.SUITE:
             raise PeerFault(FaultReason.MALFORMED, f"suite {parameters.suite}; known: {m.SUITE}", rule="SA-4")
-        check_complete_graph(parameters, self.policy.required_collusion_bound(len(parameters.cohort)))
+        check_graph(parameters, self.policy)
         if self.identity.id not in parameters.cohort:
             detail = f"{self.identity.id!r} is not in the cohort"
             raise PeerFault(FaultReason.UNKNOWN_PARTY, detail, rule="SA-26")
@@ -113,6 +107,9 @@ class SecAggClient(PartyShell[States]):
     def index(self) -> int:
         """This client's position in the cohort."""
         return self.parameters.index(self.identity.id)
+
+    def _graph(self, root: bytes) -> Graph:
+        return graph_of(self.parameters, root)
 
     # -- phase 0 -------------------------------------------------------------------------------------------------------
 
@@ -133,9 +130,9 @@ class SecAggClient(PartyShell[States]):
         self, state: Advertised, request: m.ShareKeysRequest, _vector: VectorSource | None
     ) -> Answer[States]:
         """Shamir shares of the self mask's seed and of the masking key, sealed for their holders."""
-        self._check_advertisements(state, request)
-        graph = CompleteGraph(tuple(item.index for item in request.advertisements))
-        holders = graph.holders(self.index)
+        graph = self._graph(request.root)
+        self._check_advertisements(state, request, graph)
+        holders = graph.holders(self.index, {item.index for item in request.advertisements})
         seed = draw(self.entropy, SEED_BYTES)
         shares = split([seed, state.masking_private], len(holders), self.parameters.threshold, self.entropy)
         seals = _ShareSeals(self, state, request.root, request.advertisements)
@@ -154,15 +151,18 @@ class SecAggClient(PartyShell[States]):
         )
         return Answer(Shared(state, request.root, request.advertisements, seed, own), reply)
 
-    def _check_advertisements(self, state: Advertised, request: m.ShareKeysRequest) -> None:
+    def _check_advertisements(self, state: Advertised, request: m.ShareKeysRequest, graph: Graph) -> None:
         listed = [item.index for item in request.advertisements]
         self._check_list(listed, m.SHARE_KEYS, "SA-5")
+        neighbourhood = graph.neighbourhood(self.index)
+        if not set(neighbourhood).issuperset(listed):
+            raise self._fault(FaultReason.WRONG_PARTY, "the keys of no neighbour", "SA-34", m.SHARE_KEYS)
         own = [item for item in request.advertisements if item.index == self.index]
         if not own or (own[0].masking_key, own[0].sealing_key) != (state.masking_key, state.sealing_key):
             raise self._fault(
                 FaultReason.SELF_MISSING, "own keys are not among the advertisements", "SA-6", m.SHARE_KEYS
             )
-        self._check_number(len(listed), m.SHARE_KEYS, "SA-7")
+        self._check_holders(graph, len(graph.holders(self.index, set(listed))), m.SHARE_KEYS, "SA-7")
         keys = [key for item in request.advertisements for key in (item.masking_key, item.sealing_key)]
         if len(set(keys)) != len(keys):
             raise self._fault(FaultReason.BAD_KEY, "two advertised keys are equal", "SA-8", m.SHARE_KEYS)
@@ -175,25 +175,27 @@ class SecAggClient(PartyShell[States]):
         with self._blame(m.SHARE_KEYS, "SA-11"):
             for key in keys:
                 check_exchange_key(key)
-        if m.advertisements_root(self.session_id, request.advertisements) != request.root:
+        leaves = m.advertisement_leaves(neighbourhood, request.advertisements)
+        with self._blame(m.SHARE_KEYS, "SA-35"):
+            tree_root = joint_root(leaves, graph.size, request.path)
+        if m.advertisements_root(self.session_id, tree_root) != request.root:
             raise self._fault(FaultReason.BAD_ROOT, "T0 is not theirs", "SA-10", m.SHARE_KEYS)
 
     # -- phase 2 -------------------------------------------------------------------------------------------------------
 
     def masked_input(self, state: Shared, request: m.MaskedInputRequest, vector: VectorSource | None) -> Answer[States]:
-        """The vector plus the self mask plus or minus one mask for each other client that shared."""
+        """The vector plus the self mask plus or minus one mask for each neighbour that shared."""
         received = self._open_shares(state, request)
-        members = tuple(item.index for item in received)
-        bits = self.parameters.modulus_bits
-        masks = [(MaskStream(self_mask_key(state.self_mask_seed, state.root, self.index), bits), 1)]
+        masks = [Mask(self_mask_key(state.self_mask_seed, state.root, self.index), 1)]
         public = {item.index: item.masking_key for item in state.advertisements}
         masking = SealingKeyPair(state.keys.masking_private)
-        for peer in CompleteGraph(members).neighbours(self.index):
+        for peer in (item.index for item in received if item.index != self.index):
             secret = agree(masking, public[peer])
-            stream = MaskStream(pairwise_mask_key(secret, state.root, self.index, peer), bits)
-            masks.append((stream, 1 if self.index < peer else -1))
+            key = pairwise_mask_key(secret, state.root, self.index, peer)
+            masks.append(Mask(key, 1 if self.index < peer else -1))
         reply = m.MaskedInputReply(*m.opening_fields(self.session_id, m.MaskedInputReply), self.identity.id)
-        return Answer(Masked(state.root, received), reply, masked_chunks(self.parameters, needed(vector), masks))
+        chunks = masked_chunks(self.parameters, needed(vector), masks, self.workers)
+        return Answer(Masked(state.root, received), reply, chunks)
 
     def _open_shares(self, state: Shared, request: m.MaskedInputRequest) -> tuple[HeldShares, ...]:
         senders = [item.index for item in request.shares]
@@ -203,8 +205,9 @@ class SecAggClient(PartyShell[States]):
             raise self._fault(FaultReason.NOT_A_SUBSET, "a sender advertised no keys", "SA-13", m.MASKED_INPUT)
         if self.index in senders:
             raise self._fault(FaultReason.WRONG_PARTY, "own shares came back", "SA-14", m.MASKED_INPUT)
-        self._check_number(len(senders) + 1, m.MASKED_INPUT, "SA-15")
-        opened = [HeldShares(self.index, *_halves(state.own_shares))]
+        graph = self._graph(state.root)
+        self._check_holders(graph, len(senders) + graph.holds_own, m.MASKED_INPUT, "SA-15")
+        opened = [HeldShares(self.index, *_halves(state.own_shares))] if graph.holds_own else []
         seals = _ShareSeals(self, state.keys, state.root, state.advertisements)
         for item in request.shares:
             suspects = f"from client {self.parameters.client(item.index)!r}; it or the server is at fault"
@@ -229,11 +232,14 @@ class SecAggClient(PartyShell[States]):
         self._check_list(list(request.contributors), m.CONSISTENCY_CHECK, "SA-18")
         if self.index not in request.contributors:
             raise self._fault(FaultReason.SELF_MISSING, "own vector is left out", "SA-19", m.CONSISTENCY_CHECK)
-        if not {item.index for item in state.received}.issuperset(request.contributors):
+        graph, received = self._graph(state.root), {item.index for item in state.received}
+        near = set(graph.neighbours(self.index)).intersection(request.contributors)
+        if not near <= received:
             raise self._fault(
                 FaultReason.NOT_A_SUBSET, "a contributor shared nothing with this client", "SA-20", m.CONSISTENCY_CHECK
             )
         self._check_number(len(request.contributors), m.CONSISTENCY_CHECK, "SA-21")
+        self._check_holders(graph, len(near) + graph.holds_own, m.CONSISTENCY_CHECK, "SA-36")
         reply = m.ConsistencyCheckReply(
             *m.opening_fields(self.session_id, m.ConsistencyCheckReply),
             self.identity.id,
@@ -300,6 +306,11 @@ class SecAggClient(PartyShell[States]):
         least = least_contributors(self.parameters)
         if number < least:
             raise self._fault(FaultReason.TOO_FEW, f"{number} clients, {least} required", rule, phase)
+
+    def _check_holders(self, graph: Graph, number: int, phase: str, rule: str) -> None:
+        least = graph.least_holders(self.parameters)
+        if number < least:
+            raise self._fault(FaultReason.TOO_FEW, f"{number} holders of own shares, {least} required", rule, phase)
 
     def _fault(self, reason: FaultReason, detail: str, rule: str, phase: str) -> PeerFault:
         return self.server_fault(reason, detail, rule=rule, phase=phase)

@@ -6,13 +6,14 @@ client derives from them which share it gives for whom.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
 import msgspec
+import numpy as np
 
 from protocols import wire
 from protocols.primitives.labels import tagged_hash
-from protocols.primitives.merkle import root
 from protocols.session import SessionId
 from protocols.signed import Opening, ReplyMessage
 from protocols.wire import Digest, Index, Key, Signature
@@ -39,6 +40,7 @@ __all__ = [
     "UnmaskReply",
     "UnmaskRequest",
     "advertisement_header",
+    "advertisement_leaves",
     "advertisements_root",
     "consistency_header",
     "contributors_hash",
@@ -82,13 +84,18 @@ class Advertisement(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 
 
 class ShareKeysRequest(wire.Message, frozen=True):
-    """Phase 1, down: all advertisements, in cohort order, and their root T0."""
+    """Phase 1, down: T0, the advertisements of a client's neighbours and its own, in cohort order.
+
+    The path holds the hashes that lead from them, and from the empty leaves of neighbours that advertised nothing, to
+    T0: none on the complete graph.
+    """
 
     PROTOCOL: ClassVar[str] = PROTOCOL
     KIND: ClassVar[str] = "ShareKeysRequest"
 
     root: Digest
     advertisements: tuple[Advertisement, ...]
+    path: tuple[Digest, ...]
 
 
 class SealedShares(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -190,11 +197,17 @@ def consistency_header(session_id: SessionId, party: str, digest: bytes) -> byte
     return wire.encode(ConsistencyCheckReply(*opening_fields(session_id, ConsistencyCheckReply), party, digest))
 
 
-def advertisements_root(session_id: SessionId, advertisements: tuple[Advertisement, ...]) -> bytes:
-    """T0: the hash of the session id and the Merkle root over all signed advertisements in cohort order."""
-    return tagged_hash("secagg/advertisements", session_id, root([wire.encode(item) for item in advertisements]))
+def advertisement_leaves(indices: Iterable[int], advertisements: Iterable[Advertisement]) -> dict[int, bytes]:
+    """Leaves of the tree under T0 at these positions of the cohort; empty where nothing was advertised."""
+    known = {item.index: wire.encode(item) for item in advertisements}
+    return {index: known.get(index, b"") for index in indices}
+
+
+def advertisements_root(session_id: SessionId, tree_root: bytes) -> bytes:
+    """T0: the hash of the session id and the Merkle root over the whole cohort, in its order."""
+    return tagged_hash("secagg/advertisements", session_id, tree_root)
 
 
 def contributors_hash(advertised: bytes, contributors: tuple[int, ...]) -> bytes:
     """What a client signs in phase 3: T0 and the contributors."""
-    return tagged_hash("secagg/contributors", advertised, len(contributors), *contributors)
+    return tagged_hash("secagg/contributors", advertised, np.array(contributors, "<u4").tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import msgspec
@@ -12,14 +12,21 @@ from protocols import wire
 from protocols.errors import FaultReason, PeerFault, UsageError
 from protocols.identity import ClientId
 from protocols.primitives.bitpack import unpack
-from protocols.primitives.prg import MaskStream
+from protocols.primitives.merkle import MerkleTree
 from protocols.primitives.ring import word_dtype
 from protocols.primitives.sealing import SEAL_BYTES, SealingKeyPair, agree
-from protocols.primitives.shamir import SHARE_BYTES, reconstruct, unpack_share, unpack_shares
+from protocols.primitives.shamir import SHARE_BYTES, unpack_shares
 from protocols.secagg import messages as m
-from protocols.secagg.client import least_contributors, quorum
-from protocols.secagg.graph import CompleteGraph
-from protocols.secagg.masking import check_exchange_key, pairwise_mask_key, remove_masks, seed_commitment, self_mask_key
+from protocols.secagg.agreement import least_contributors, quorum
+from protocols.secagg.graph import Graph, graph_of, graph_parameters
+from protocols.secagg.masking import (
+    Mask,
+    check_exchange_key,
+    pairwise_mask_key,
+    remove_masks,
+    self_mask_key,
+)
+from protocols.secagg.rebuilding import Rebuilding, needed_owners, require_holders
 from protocols.server import Phase, ServerShell, Verified
 from protocols.shape import Aggregate, Request, Words
 from protocols.signed import ReplyMessage
@@ -27,7 +34,7 @@ from protocols.signed import ReplyMessage
 __all__ = ["PHASES", "AdvertiseKeys", "ConsistencyCheck", "MaskedInput", "ShareKeys", "Unmask"]
 
 REPLY_BYTES = 512
-REPLY_BYTES_PER_CLIENT = 128
+REPLY_BYTES_PER_NEIGHBOUR = 128
 """Bounds on the header of a reply: opening fields, names and keys; a pair of sealed shares with its framing."""
 SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
 
@@ -36,7 +43,8 @@ class Keys(msgspec.Struct, frozen=True):
     """What phase 0 fixed."""
 
     root: bytes
-    advertisements: tuple[m.Advertisement, ...]
+    advertisements: dict[int, m.Advertisement]
+    """By index, in the order of the cohort."""
 
 
 class Sharing(msgspec.Struct, frozen=True):
@@ -46,13 +54,17 @@ class Sharing(msgspec.Struct, frozen=True):
     commitments: dict[int, bytes]
     """Seed commitment of every client that shared, by index."""
 
+    def graph(self, shell: ServerShell) -> Graph:
+        """The graph that T0 fixed."""
+        return graph_of(shell.parameters, self.keys.root)
+
 
 class _Phase(Phase):
     """What the phases have in common."""
 
     def reply_limit(self, shell: ServerShell) -> int:
-        """A reply holds at most one pair of sealed shares a client."""
-        return REPLY_BYTES + REPLY_BYTES_PER_CLIENT * len(shell.parameters.cohort)
+        """A reply holds at most one pair of sealed shares, or one share, a neighbour and one of its own."""
+        return REPLY_BYTES + REPLY_BYTES_PER_NEIGHBOUR * (1 + graph_parameters(shell.parameters).degree)
 
 
 class AdvertiseKeys(_Phase):
@@ -62,6 +74,8 @@ class AdvertiseKeys(_Phase):
     reply: ClassVar[type[ReplyMessage]] = m.AdvertiseKeysReply
 
     advertisements: dict[int, m.Advertisement] = msgspec.field(default_factory=dict)
+    taken: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """Advertised keys, with the index of whose they are."""
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """The parameters, the same for all."""
@@ -74,23 +88,28 @@ class AdvertiseKeys(_Phase):
     def accept(self, shell: ServerShell, reply: Verified) -> None:
         """Keep an advertisement whose keys are good and nobody else's."""
         message: m.AdvertiseKeysReply = reply.message
-        taken = {key for item in self.advertisements.values() for key in (item.masking_key, item.sealing_key)}
-        own = {message.masking_key, message.sealing_key}
-        if len(own) != 2 or own & taken:
+        own = (message.masking_key, message.sealing_key)
+        if own[0] == own[1] or not self.taken.keys().isdisjoint(own):
             raise PeerFault(FaultReason.BAD_KEY, "an advertised key is repeated", rule="SS-1", phase=self.name)
-        for key in (message.masking_key, message.sealing_key):
+        for key in own:
             try:
                 check_exchange_key(key)
             except PeerFault as fault:
                 raise PeerFault(fault.reason, fault.detail, rule="SS-2", phase=self.name) from None
         index = shell.parameters.index(reply.party)
-        self.advertisements[index] = m.Advertisement(index, message.masking_key, message.sealing_key, reply.signature)
+        self.taken |= dict.fromkeys(own, index)
+        self.advertisements[index] = m.Advertisement(index, *own, reply.signature)
 
     def close(self, shell: ServerShell) -> Phase:
-        """Fix T0."""
+        """Fix T0, and with it the graph.
+
+        :raises ThresholdNotMet: too few advertised, or too few of one client's neighbours.
+        """
         present = self.require(least_contributors(shell.parameters))
-        advertisements = tuple(self.advertisements[index] for index in sorted(self.advertisements))
-        keys = Keys(m.advertisements_root(shell.session_id, advertisements), advertisements)
+        advertisements = dict(sorted(self.advertisements.items()))
+        keys = Keys(m.advertisements_root(shell.session_id, _tree(shell, advertisements).root), advertisements)
+        graph = graph_of(shell.parameters, keys.root)
+        _require_holders(shell, graph, advertisements, advertisements, self.name)
         return ShareKeys(expected=present, keys=keys)
 
 
@@ -105,16 +124,29 @@ class ShareKeys(_Phase):
     shares: dict[int, tuple[m.SealedShares, ...]] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
-        """All advertisements and T0, the same for all."""
+        """T0, and to each the advertisements of its neighbours and the hashes that lead to T0."""
         fields = m.opening_fields(shell.session_id, m.ShareKeysRequest)
-        header = wire.encode(m.ShareKeysRequest(*fields, self.keys.root, self.keys.advertisements))
-        return (Request(party, header) for party in self.expected)
+        graph, tree = self.graph(shell), _tree(shell, self.keys.advertisements)
+        known = self.keys.advertisements
+        before, header = None, b""
+        for party in self.expected:
+            neighbourhood = graph.neighbourhood(shell.parameters.index(party))
+            if neighbourhood != before:  # on the complete graph all are the same
+                before = neighbourhood
+                listed = tuple(known[index] for index in neighbourhood if index in known)
+                path = tuple(tree.joint_path(neighbourhood))
+                header = wire.encode(m.ShareKeysRequest(*fields, self.keys.root, listed, path))
+            yield Request(party, header)
+
+    def graph(self, shell: ServerShell) -> Graph:
+        """The graph that T0 fixed."""
+        return graph_of(shell.parameters, self.keys.root)
 
     def accept(self, shell: ServerShell, reply: Verified) -> None:
         """Keep a client's sealed shares, if they are for exactly the holders of its graph."""
         message: m.ShareKeysReply = reply.message
         index = shell.parameters.index(reply.party)
-        holders = CompleteGraph(tuple(item.index for item in self.keys.advertisements)).holders(index)
+        holders = self.graph(shell).holders(index, self.keys.advertisements)
         expected = [holder for holder in holders if holder != index]
         if [item.index for item in message.shares] != expected:
             raise PeerFault(FaultReason.WRONG_PARTY, "shares are not for the holders", rule="SS-3", phase=self.name)
@@ -125,8 +157,12 @@ class ShareKeys(_Phase):
         self.shares[index] = message.shares
 
     def close(self, shell: ServerShell) -> Phase:
-        """Turn the shares around: what was sent by each becomes what is received by each."""
+        """Turn the shares around: what was sent by each becomes what is received by each.
+
+        :raises ThresholdNotMet: too few shared, or too few of one client's holders.
+        """
         present = self.require(least_contributors(shell.parameters))
+        _require_holders(shell, self.graph(shell), self.shares, self.shares, self.name)
         inbox: dict[int, list[m.SealedShares]] = {index: [] for index in self.shares}
         for sender in sorted(self.shares):
             for item in self.shares[sender]:
@@ -173,9 +209,21 @@ class MaskedInput(_Phase):
                 raise UsageError(f"spool: chunk {index} is not what was put in") from None
 
     def close(self, shell: ServerShell) -> Phase:
-        """Fix the contributors."""
+        """Fix the contributors.
+
+        :raises ThresholdNotMet: too few of them, or a client whose secret is needed has too few holders among them.
+        """
         present = self.require(least_contributors(shell.parameters))
-        return ConsistencyCheck(expected=present, sharing=self.sharing, accumulator=self.accumulator)
+        contributors, graph = _indices(shell, present), self.sharing.graph(shell)
+        needed = needed_owners(graph, self.sharing.commitments.keys(), set(contributors))
+        _require_holders(shell, graph, needed, contributors, self.name)
+        return ConsistencyCheck(
+            expected=present,
+            sharing=self.sharing,
+            accumulator=self.accumulator,
+            contributors=contributors,
+            contributors_hash=m.contributors_hash(self.sharing.keys.root, contributors),
+        )
 
 
 class ConsistencyCheck(_Phase):
@@ -186,18 +234,19 @@ class ConsistencyCheck(_Phase):
 
     sharing: Sharing
     accumulator: bytearray
+    contributors: tuple[int, ...]
+    contributors_hash: bytes
     signatures: dict[int, bytes] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """The contributors, the same for all."""
         fields = m.opening_fields(shell.session_id, m.ConsistencyCheckRequest)
-        header = wire.encode(m.ConsistencyCheckRequest(*fields, _indices(shell, self.expected)))
+        header = wire.encode(m.ConsistencyCheckRequest(*fields, self.contributors))
         return (Request(party, header) for party in self.expected)
 
     def accept(self, shell: ServerShell, reply: Verified) -> None:
         """Keep a signature over this very set."""
-        expected = m.contributors_hash(self.sharing.keys.root, _indices(shell, self.expected))
-        if reply.message.contributors_hash != expected:
+        if reply.message.contributors_hash != self.contributors_hash:
             raise PeerFault(FaultReason.NOT_A_SUBSET, "another set was signed", rule="SS-4", phase=self.name)
         self.signatures[shell.parameters.index(reply.party)] = reply.signature
 
@@ -208,7 +257,7 @@ class ConsistencyCheck(_Phase):
             expected=present,
             sharing=self.sharing,
             accumulator=self.accumulator,
-            contributors=_indices(shell, self.expected),
+            contributors=self.contributors,
             signatures=self.signatures,
         )
 
@@ -226,8 +275,9 @@ class Unmask(_Phase):
     shares: dict[int, tuple[bytes, ...]] = msgspec.field(default_factory=dict)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
-        """The contributors and the signatures over them, the same for all."""
-        signatures = tuple(m.SignedSet(index, self.signatures[index]) for index in sorted(self.signatures))
+        """The contributors and a quorum's signatures over them, the same for all."""
+        signers = sorted(self.signatures)[: quorum(shell.parameters)]
+        signatures = tuple(m.SignedSet(index, self.signatures[index]) for index in signers)
         fields = m.opening_fields(shell.session_id, m.UnmaskRequest)
         header = wire.encode(m.UnmaskRequest(*fields, self.contributors, signatures))
         return (Request(party, header) for party in self.expected)
@@ -235,24 +285,29 @@ class Unmask(_Phase):
     def accept(self, shell: ServerShell, reply: Verified) -> None:
         """Keep one share of each secret."""
         message: m.UnmaskReply = reply.message
-        if len(message.shares) != len(self.sharing.commitments):
-            raise PeerFault(FaultReason.BAD_SHARE, "one share a client is expected", rule="SS-5", phase=self.name)
+        index = shell.parameters.index(reply.party)
+        graph = self.sharing.graph(shell)
+        if len(message.shares) != len(graph.holders(index, self.sharing.commitments)):
+            detail = "one share for each neighbour that shared is expected"
+            raise PeerFault(FaultReason.BAD_SHARE, detail, rule="SS-5", phase=self.name)
+        if any(len(share) != SHARE_BYTES for share in message.shares):
+            raise PeerFault(FaultReason.BAD_SHARE, f"a share has {SHARE_BYTES} bytes", rule="SS-6", phase=self.name)
         try:
-            for share in message.shares:
-                unpack_share(share)
+            unpack_shares(b"".join(message.shares), len(message.shares))
         except PeerFault as fault:
             raise PeerFault(fault.reason, fault.detail, rule="SS-6", phase=self.name) from None
-        self.shares[shell.parameters.index(reply.party)] = message.shares
+        self.shares[index] = message.shares
 
     def close(self, shell: ServerShell) -> Aggregate:
         """Rebuild the seeds of contributors and the masking keys of dropouts; unmask.
 
+        :raises ThresholdNotMet: too few answered, or too few of one client's holders.
         :raises PeerFault: BAD_SECRET, no shares at hand rebuild a secret that fits what its owner committed to.
         """
         self.require(shell.parameters.threshold)
         secrets = self._reconstruct(shell)
         total = _words(shell, self.accumulator)
-        remove_masks(total, self._masks(shell, secrets), shell.parameters.modulus_bits)
+        remove_masks(total, self._masks(shell, secrets), shell.parameters.modulus_bits, shell.workers)
         return Aggregate(
             shell.session_id,
             total,
@@ -266,71 +321,47 @@ class Unmask(_Phase):
         )
 
     def _reconstruct(self, shell: ServerShell) -> dict[int, bytes]:
-        """Secret of each client that shared: seed of a contributor, masking key of a dropout.
-
-        With more shares than needed, one bad holder is found by leaving each out in turn.
-        """
-        owners = sorted(self.sharing.commitments)
-        responders = sorted(self.shares)
-        chosen, spare = responders[: shell.parameters.threshold], responders[shell.parameters.threshold :]
-        secrets = self._rebuild(shell, owners, chosen)
-        missing = [owner for owner in owners if owner not in secrets]
-        if missing and spare:
-            for suspect in chosen:
-                others = [holder for holder in chosen if holder != suspect] + spare[:1]
-                if self._rebuild(shell, missing[:1], others):
-                    secrets |= self._rebuild(shell, missing, others)
-                    detail = f"share of {self._names(shell, missing)}; its holder or the one who dealt it is at fault"
-                    fault = PeerFault(FaultReason.BAD_SHARE, detail, rule="SS-7", phase=self.name)
-                    shell.record(fault, shell.parameters.client(suspect))
-                    break
-        missing = [owner for owner in owners if owner not in secrets]
-        if missing:
-            detail = f"of {self._names(shell, missing)}; they, or one of the holders {self._names(shell, chosen)}"
-            raise PeerFault(FaultReason.BAD_SECRET, detail, rule="SS-8", phase=self.name)
-        return {owner: secrets[owner] for owner in owners}
-
-    def _rebuild(self, shell: ServerShell, owners: list[int], chosen: list[int]) -> dict[int, bytes]:
-        """The secrets of `owners` that these holders' shares give, as far as they fit."""
-        holders = CompleteGraph(tuple(item.index for item in self.sharing.keys.advertisements)).holders(0)
-        points = [1 + holders.index(holder) for holder in chosen]
-        rows = [sorted(self.sharing.commitments).index(owner) for owner in owners]
-        shares = np.stack(
-            [unpack_shares(b"".join(self.shares[holder]), len(self.sharing.commitments)) for holder in chosen]
+        """Secret of each client whose masks are left: seed of a contributor, masking key of a dropout."""
+        sharing, threshold = self.sharing, shell.parameters.threshold
+        rebuilding = Rebuilding(
+            shell.session_id,
+            sharing.graph(shell),
+            threshold,
+            _masking_keys(sharing),
+            sharing.commitments,
+            set(self.contributors),
+            self.shares,
         )
-        try:
-            values = reconstruct(points, shares[:, rows])
-        except PeerFault:
-            # Some share is bad. Of one owner that is the answer; of several, find out whose.
-            if len(owners) == 1:
-                return {}
-            return {owner: value for one in owners for owner, value in self._rebuild(shell, [one], chosen).items()}
-        return {owner: value for owner, value in zip(owners, values, strict=True) if self._fits(shell, owner, value)}
+        secrets: dict[int, bytes] = {}
+        spoilt: dict[int, list[int]] = {}
+        for at_hand, owners in rebuilding.groups(self.name).items():
+            found, suspect = rebuilding.secrets_of(owners, at_hand)
+            secrets |= found
+            if missing := [owner for owner in owners if owner not in found]:
+                holders = _names(shell, [holder for holder, _ in at_hand[:threshold]])
+                detail = f"of {_names(shell, missing)}; they, or one of the holders {holders}"
+                raise PeerFault(FaultReason.BAD_SECRET, detail, rule="SS-8", phase=self.name)
+            if suspect is not None:
+                spoilt.setdefault(suspect, []).extend(owners)
+        for holder, owners in spoilt.items():
+            detail = f"share of {_names(shell, owners)}; its holder or the one who dealt it is at fault"
+            fault = PeerFault(FaultReason.BAD_SHARE, detail, rule="SS-7", phase=self.name)
+            shell.record(fault, shell.parameters.client(holder))
+        return {owner: secrets[owner] for owner in sorted(secrets)}
 
-    def _fits(self, shell: ServerShell, owner: int, secret: bytes) -> bool:
-        """Whether a rebuilt secret is the one that its owner committed to, or advertised the public key of."""
-        if owner in self.contributors:
-            return seed_commitment(secret, shell.session_id, owner) == self.sharing.commitments[owner]
-        return SealingKeyPair(secret).public == self._masking_keys()[owner]
-
-    def _masking_keys(self) -> dict[int, bytes]:
-        return {item.index: item.masking_key for item in self.sharing.keys.advertisements}
-
-    def _names(self, shell: ServerShell, indices: list[int]) -> str:
-        return ", ".join(repr(str(shell.parameters.client(index))) for index in indices)
-
-    def _masks(self, shell: ServerShell, secrets: dict[int, bytes]) -> Iterator[tuple[MaskStream, int]]:
+    def _masks(self, shell: ServerShell, secrets: dict[int, bytes]) -> Iterator[Mask]:
         """Every mask that is left in the sum, with the sign with which it went in."""
-        bits, root = shell.parameters.modulus_bits, self.sharing.keys.root
-        public = self._masking_keys()
+        root, graph = self.sharing.keys.root, self.sharing.graph(shell)
+        public, contributors = _masking_keys(self.sharing), set(self.contributors)
         for owner, secret in secrets.items():
-            if owner in self.contributors:
-                yield MaskStream(self_mask_key(secret, root, owner), bits), 1
+            if owner in contributors:
+                yield Mask(self_mask_key(secret, root, owner), 1)
                 continue
             masking = SealingKeyPair(secret)
-            for peer in self.contributors:
-                key = pairwise_mask_key(agree(masking, public[peer]), root, owner, peer)
-                yield MaskStream(key, bits), 1 if peer < owner else -1
+            for peer in graph.neighbours(owner):
+                if peer in contributors:
+                    key = pairwise_mask_key(agree(masking, public[peer]), root, owner, peer)
+                    yield Mask(key, 1 if peer < owner else -1)
 
 
 PHASES = AdvertiseKeys | ShareKeys | MaskedInput | ConsistencyCheck | Unmask
@@ -343,3 +374,27 @@ def _words(shell: ServerShell, accumulator: bytearray) -> Words:
 
 def _indices(shell: ServerShell, parties: tuple[ClientId, ...]) -> tuple[int, ...]:
     return tuple(sorted(shell.parameters.index(party) for party in parties))
+
+
+def _names(shell: ServerShell, indices: Iterable[int]) -> str:
+    return ", ".join(repr(str(client)) for client in _clients(shell, indices))
+
+
+def _require_holders(
+    shell: ServerShell, graph: Graph, owners: Iterable[int], present: Iterable[int], phase: str
+) -> None:
+    require_holders(graph, owners, set(present), shell.parameters.threshold, phase)
+
+
+def _clients(shell: ServerShell, indices: Iterable[int]) -> tuple[ClientId, ...]:
+    return tuple(shell.parameters.client(index) for index in indices)
+
+
+def _masking_keys(sharing: Sharing) -> dict[int, bytes]:
+    return {index: item.masking_key for index, item in sharing.keys.advertisements.items()}
+
+
+def _tree(shell: ServerShell, advertisements: dict[int, m.Advertisement]) -> MerkleTree:
+    """The tree under T0: a leaf for each position of the cohort."""
+    leaves = m.advertisement_leaves(range(len(shell.parameters.cohort)), advertisements.values())
+    return MerkleTree(list(leaves.values()))

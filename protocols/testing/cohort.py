@@ -14,7 +14,7 @@ from protocols.primitives.signing import SigningKey
 from protocols.secagg.client import SecAggClient
 from protocols.server import ServerShell
 from protocols.session import ClientPolicy, SessionParameters
-from protocols.shape import ArraySource, Reply, Request, Spool, Words
+from protocols.shape import ArraySource, Chunk, Reply, Request, Spool, Words
 from protocols.signed import MemorySpool
 from protocols.testing.network import Drop, Network, Tamper
 from protocols.testing.randomness import DeterministicEntropy
@@ -60,12 +60,14 @@ class SessionHarness:
         """The server's request to a party in the open phase."""
         return next(item for item in self.server.requests() if item.party == party)
 
-    def answer(self, party: str, header: bytes | None = None) -> Reply:
-        """What a party answers to its request, or to another header; the chunks as a list."""
-        header = self.request(party).header if header is None else header
+    def answer(self, party: str, header: bytes | None = None, chunks: Iterable[Chunk] = ()) -> Reply:
+        """What a party answers to its request, or to another header and chunks; the chunks as a list."""
+        if header is None:
+            request = self.request(party)
+            header, chunks = request.header, request.chunks
         session = self.parties[party]
         vector = self.sources()[party] if session.inspect(header).vector else None
-        reply = session.handle(header, vector=vector)
+        reply = session.handle(header, chunks, vector=vector)
         return Reply(reply.party, reply.header, [bytes(chunk) for chunk in reply.chunks], reply.trailer)
 
 

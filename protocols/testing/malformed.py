@@ -9,6 +9,7 @@ import msgspec
 
 from protocols import wire
 from protocols.identity import Identity
+from protocols.primitives.signing import SignatureScheme
 from protocols.session import SessionId
 from protocols.shape import Chunk, Reply
 from protocols.signed import ContentDigest, reply_digest
@@ -35,7 +36,12 @@ def raw_fields(header: bytes) -> list[Any]:
 
 
 def signed_reply(
-    identity: Identity, session_id: SessionId, phase: str, header: bytes, chunks: Iterable[Chunk]
+    identity: Identity,
+    session_id: SessionId,
+    phase: str,
+    header: bytes,
+    chunks: Iterable[Chunk],
+    scheme: SignatureScheme = SignatureScheme.ED25519,
 ) -> Reply:
     """A reply that is signed well, whatever it says."""
     kept = [bytes(chunk) for chunk in chunks]
@@ -43,4 +49,4 @@ def signed_reply(
     for chunk in kept:
         content.update(chunk)
     digest = reply_digest(session_id, phase, header, content.digest())
-    return Reply(identity.id, header, kept, identity.signing_key.sign(digest))
+    return Reply(identity.id, header, kept, identity.sign(digest, scheme))

@@ -74,9 +74,11 @@ class Network:
             self._lost.add(party)
         if party in self._lost:
             return
-        self.transcript.append(("down", phase, party, request.header))
+        chunks = [bytes(chunk) for chunk in request.chunks]
+        carried = Request(request.party, request.header, chunks)
+        self.transcript += [("down", phase, party, part) for part in (request.header, *chunks)]
         try:
-            reply = self._answer(party, request)
+            reply = self._answer(party, carried)
             if self.tamper is not None:
                 reply = self.tamper(phase, reply)
             chunks = [bytes(chunk) for chunk in reply.chunks]

@@ -11,9 +11,8 @@ from protocols.errors import EncodingError, UsageError
 from protocols.identity import Identity, Roster
 from protocols.primitives.signing import SigningKey
 from protocols.session import SessionParameters
-from protocols.shape import Chunk, Entropy, Reply, ServerSession, Words
+from protocols.shape import Chunk, Entropy, Reply, Words
 from secfl.aggregation.agreement import (
-    PROTOCOLS,
     Agreement,
     Limits,
     Rules,
@@ -27,6 +26,7 @@ from secfl.encoding.scheme import OnOverflow
 from secfl.engines.base import Carried
 from secfl.engines.embedded import EmbeddedEngine, Incident
 from secfl.events import Event, Observer, RoundFinished, carried_events, opened_event, session_fields
+from secfl.registry import Entry, offered
 
 __all__ = ["SecureAggregator"]
 
@@ -46,10 +46,12 @@ class SecureAggregator:
         rounded to a grid of 2^bits points over the range (8 to 32 bits). The modulus follows so that no sum wraps.
     :param clip: bound of every coordinate's magnitude: required for floats, optional for integers, where it takes the
         place of 2^(bits - 1). It is public, so it must not be computed from the values.
-    :param protocol: ``"secagg"``.
+    :param protocol: ``"secagg"``, ``"oneshot"`` (all parties are on the committee) or ``"ckks"`` (with a key holder
+        beside them).
     :param threshold: parties that must stay to the end; None for the protocol's default.
-    :param roster: pinned public keys; made from the parties by default.
-    :param collusion_bound: parties assumed to collude with the server; None for a third.
+    :param roster: pinned public keys; made from the parties, with fresh keys for their roles, by default.
+    :param collusion_bound: parties assumed to collude with the server; None for a third, or what the protocol can take
+        if that is less.
     :param minimum_contributors: fewest parties in a sum that is opened.
     :param rounding: of floats, ``"stochastic"`` (unbiased) or ``"nearest"``.
     :param on_overflow: ``"error"`` for a coordinate beyond the range, or ``"clip"`` it and count it.
@@ -80,15 +82,18 @@ class SecureAggregator:
         self._entropy = entropy
         self._identities = _identities(parties, entropy)
         self.parties = tuple(self._identities)
+        if roster is None:
+            self._equip(offered(protocol))
         require_cohort(self.parties)
         if clip is None:
             check_integer_range(self._limits.integer_bound, len(self.parties))
         self.roster = roster or Roster(identity.member() for identity in self._identities.values())
-        self._stores = {party: _RunStore() for party in self.parties}
+        self._public_context = offered(protocol).public_context(self._identities.values())
+        self._stores = {party: _RunStore() for party in self._identities}
         self._incidents = tuple(incidents)
         for incident in self._incidents:
             if incident.party not in self._identities:
-                raise UsageError(f"incidents: {incident.party!r} is no party; known: {', '.join(self.parties)}")
+                raise UsageError(f"incidents: {incident.party!r} is no party; known: {', '.join(self._identities)}")
         self._observer = observer
         self._run_id = f"aggregation-{entropy(8).hex()}"
         self._rounds = 0
@@ -124,8 +129,12 @@ class SecureAggregator:
         agreement, words, clipped = self._encode(values, weights)
         self._rounds += 1
         parameters = self._parameters(agreement)
-        parties = {party: self._simulated(party, agreement, words.get(party)) for party in agreement.cohort}
-        server: ServerSession = PROTOCOLS[self._rules.protocol].server(parameters, self.roster)
+        parties = {
+            party: self._simulated(party, agreement, words.get(party))
+            for party, identity in self._identities.items()
+            if agreement.protocol.roles(identity, self.roster, agreement.cohort)
+        }
+        server = agreement.protocol.server(parameters, self.roster)
         absent = [Incident(party, server.phase or "") for party in agreement.cohort if party not in words]
         engine = EmbeddedEngine(parties, incidents=[*absent, *self._incidents])
         self._tell(opened_event(parameters, simulation=True))
@@ -147,7 +156,7 @@ class SecureAggregator:
         if not isinstance(values, Mapping):
             raise UsageError(f"values: a dict of party to array is expected, not {type(values).__name__}")
         for party in values:
-            if party not in self._identities:
+            if party not in self.parties:
                 raise UsageError(f"values: {party!r} is no party of this aggregation; known: {', '.join(self.parties)}")
         present = [party for party in self.parties if party in values]
         if not present:
@@ -180,7 +189,16 @@ class SecureAggregator:
             round_number=self._rounds,
             attempt=0,
             context=b"",
+            public_context=self._public_context,
         )
+
+    def _equip(self, entry: Entry) -> None:
+        """Give every party the keys that its roles need, and add those that only open sums."""
+        cast = entry.cast(self.parties)
+        for office in cast.offices:
+            self._identities[office] = Identity(office, SigningKey.generate(self._entropy))
+        for party, identity in self._identities.items():
+            self._identities[party] = entry.equipped(identity, cast.roles(party), self._entropy)
 
     def _probe(self) -> None:
         """Refuse a threshold or collusion bound that no session takes, before the first sum."""

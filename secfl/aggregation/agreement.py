@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from protocols import secagg
 from protocols.errors import EncodingError, UsageError
 from protocols.identity import Roster, client_id
 from protocols.primitives.labels import tagged_hash
@@ -29,10 +28,10 @@ from secfl.aggregation.codecs import (
 from secfl.aggregation.weights import Weights, is_number
 from secfl.encoding.scheme import OnOverflow
 from secfl.encoding.tensors import INTEGER_DTYPES
+from secfl.registry import Entry, offered
 
-__all__ = ["PROTOCOLS", "Agreement", "Limits", "Rules", "party_names", "require_cohort"]
+__all__ = ["Agreement", "Limits", "Rules", "party_names", "require_cohort"]
 
-PROTOCOLS = {"secagg": secagg}
 MINIMUM_COHORT = ClientPolicy().minimum_cohort
 
 
@@ -114,8 +113,10 @@ class Limits:
 class Rules:
     """The protocol and its numbers; None for the protocol's defaults.
 
-    :param threshold: t; the default is the smallest with 2 t > n + c.
-    :param collusion_bound: c, parties assumed to collude with the server; by default a third of the cohort.
+    :param protocol: by name, see `secfl.registry`.
+    :param threshold: t, of the cohort or of the committee; by default the smallest that is safe.
+    :param collusion_bound: c, parties assumed to collude with the server; by default a third of the cohort, or what
+        the protocol can take if that is less.
     :param minimum_contributors: fewest parties in a sum that is opened; by default max(c + 2, 3).
     """
 
@@ -125,8 +126,7 @@ class Rules:
     minimum_contributors: int | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise UsageError(f"protocol: {self.protocol!r}; allowed: {', '.join(map(repr, PROTOCOLS))}")
+        offered(self.protocol)
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ class Agreement:
         return cls(codec, chosen, rules or Rules())
 
     @property
+    def protocol(self) -> Entry:
+        """The protocol of the rules."""
+        return offered(self.rules.protocol)
+
+    @property
     def cohort(self) -> tuple[str, ...]:
         """The parties that are asked, in order."""
         return tuple(sorted(self.weights.units))
@@ -177,7 +182,9 @@ class Agreement:
     @property
     def collusion_bound(self) -> int:
         """Parties assumed to collude with the server."""
-        return ClientPolicy(collusion_bound=self.rules.collusion_bound).required_collusion_bound(len(self.cohort))
+        given, size = self.rules.collusion_bound, len(self.cohort)
+        everybody = (*self.cohort, *self.weights.excluded)
+        return self.protocol.collusion_bound(size, self.protocol.cast(everybody)) if given is None else given
 
     @cached_property
     def digest(self) -> bytes:
@@ -196,13 +203,22 @@ class Agreement:
         return tagged_hash("aggregation/context", self.digest, context)
 
     def parameters(
-        self, roster: Roster, *, nonce: bytes, run_id: str, round_number: int, attempt: int, context: bytes
+        self,
+        roster: Roster,
+        *,
+        nonce: bytes,
+        run_id: str,
+        round_number: int,
+        attempt: int,
+        context: bytes,
+        public_context: bytes = b"",
     ) -> SessionParameters:
         """Parameters of a session under this agreement.
 
+        :param public_context: the key holder's, for a protocol that has one.
         :raises UsageError: values that no session may have.
         """
-        chosen: SessionParameters = PROTOCOLS[self.rules.protocol].parameters(
+        return self.protocol.parameters(
             roster,
             self.cohort,
             nonce=nonce,
@@ -213,11 +229,12 @@ class Agreement:
             vector_length=self.codec.vector_length,
             context_hash=self.context_hash(context),
             encoding=self.codec.to_bytes(),
+            value_bound=self.codec.peak,
+            public_context=public_context,
             threshold=self.rules.threshold,
             collusion_bound=self.collusion_bound,
             minimum_contributors=self.minimum_contributors,
         )
-        return chosen
 
     def policy(self) -> ClientPolicy:
         """Floors of a party that trusts this agreement and nothing else."""

@@ -15,11 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from protocols.errors import FaultReason, PeerFault, UsageError
-from protocols.primitives.bitpack import packed_size
-from protocols.primitives.signing import SIGNATURE_BYTES
-from protocols.session import SessionParameters
-from protocols.shape import Chunk
-from protocols.wire import CHUNK_INDEX_BYTES, HEADER_LIMIT
+from protocols.shape import Chunk, MessageLimits
+from protocols.wire import HEADER_LIMIT
 
 __all__ = ["CHUNK", "HEADER", "PREAMBLE", "TRAILER", "Frame", "FrameDecoder", "FrameLimits", "Message", "write_frames"]
 
@@ -27,8 +24,6 @@ PREAMBLE = b"SECFL\x01"
 HEADER, CHUNK, TRAILER = b"H", b"C", b"T"
 _LENGTH_BYTES = 4
 _OPENING_BYTES = 1 + _LENGTH_BYTES
-_REPLY_HEADER_BYTES = 4096
-_REPLY_HEADER_BYTES_PER_PARTY = 256
 
 
 @dataclass(frozen=True)
@@ -41,19 +36,14 @@ class FrameLimits:
     trailer: int = 0
 
     @classmethod
-    def of_request(cls) -> FrameLimits:
-        """Limits of a request: a header alone."""
-        return cls()
+    def of(cls, limits: MessageLimits) -> FrameLimits:
+        """Limits as a session states them: `ServerSession.reply_limits`."""
+        return cls(limits.header, limits.chunk, limits.chunks, limits.trailer)
 
     @classmethod
-    def of_reply(cls, parameters: SessionParameters) -> FrameLimits:
-        """Limits of a reply in any phase of a session; the session itself allows less in most of them."""
-        return cls(
-            header=_REPLY_HEADER_BYTES + _REPLY_HEADER_BYTES_PER_PARTY * len(parameters.cohort),
-            chunk=CHUNK_INDEX_BYTES + packed_size(parameters.chunk_entries(0), parameters.modulus_bits),
-            chunks=parameters.chunk_count(),
-            trailer=SIGNATURE_BYTES,
-        )
+    def of_request(cls) -> FrameLimits:
+        """Limits of a request without chunks."""
+        return cls()
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from protocols.errors import EncodingError, FaultReason, PolicyRefused, ServerFault, UsageError
-from protocols.identity import Identity, Role, Roster
+from protocols.identity import Identity, Roster
+from protocols.organisation import Organisation
 from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import (
     ArraySource,
@@ -19,22 +21,21 @@ from protocols.shape import (
     Entropy,
     Need,
     OnceStore,
-    PartySession,
     PhaseSummary,
     Reply,
     ServerSession,
     Words,
 )
-from protocols.wire import peek_session_id
-from secfl.aggregation.agreement import PROTOCOLS, Agreement
+from secfl.aggregation.agreement import Agreement
 from secfl.aggregation.codecs import Value, blame
 from secfl.aggregation.framing import FrameLimits, Message, write_frames
 from secfl.aggregation.result import AggregationResult
+from secfl.engines.durable import DurableServer
+from secfl.engines.journal import ServerJournal
+from secfl.engines.sealed_sessions import SealedSessions
+from secfl.open_sessions import OpenSessions
 
 __all__ = ["AggregationParty", "AggregationServer", "Outgoing"]
-
-OPEN_SESSIONS = 2
-"""Sessions that a party keeps at a time: the next may open while the last is being unmasked."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,12 @@ class AggregationServer:
     :param roster: the pinned public keys of all parties.
     :param run_id: name of the run; with round and attempt it must never come twice for one set of values.
     :param context: what else all parties must agree on, for instance a query's text.
+    :param journal: where the session outlives this process, see :meth:`restore`; None to keep it in memory alone.
+    :param public_context: the key holder's (`protocols.ckks.CkksKey.public_context`), with protocol ckks.
     :raises UsageError: values that no session may have.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything outside pure computation is passed in
         self,
         agreement: Agreement,
         roster: Roster,
@@ -66,13 +69,44 @@ class AggregationServer:
         round_number: int = 1,
         attempt: int = 0,
         context: bytes = b"",
+        public_context: bytes = b"",
         entropy: Entropy = os.urandom,
+        journal: ServerJournal | None = None,
     ) -> None:
         self.agreement = agreement
         self.parameters = agreement.parameters(
-            roster, nonce=entropy(32), run_id=run_id, round_number=round_number, attempt=attempt, context=context
+            roster,
+            nonce=entropy(32),
+            run_id=run_id,
+            round_number=round_number,
+            attempt=attempt,
+            context=context,
+            public_context=public_context,
         )
-        self.session: ServerSession = PROTOCOLS[agreement.rules.protocol].server(self.parameters, roster)
+        session = agreement.protocol.server(self.parameters, roster)
+        self.session: ServerSession = session if journal is None else DurableServer.adopt(journal, session)
+
+    @classmethod
+    def restore(
+        cls, agreement: Agreement, roster: Roster, journal: ServerJournal, session_id: SessionId | None = None
+    ) -> Self:
+        """Go on with a session after its process died; see `secfl.engines.DurableServer.restore`.
+
+        :param session_id: which; may be left out where the journal holds one session.
+        :raises UsageError: no such session, or one under another agreement.
+        :raises ThresholdNotMet: the session had ended so; likewise `PeerFault`.
+        """
+        known = list(journal.sessions())
+        if session_id is None and len(known) != 1:
+            raise UsageError(f"{journal.path}: {len(known)} sessions; say which")
+        server = cls.__new__(cls)
+        server.agreement = agreement
+        server.session = DurableServer.restore(journal, agreement.protocol.package, session_id or known[0], roster)
+        server.parameters = server.session.parameters
+        agreed = (agreement.cohort, agreement.codec.to_bytes(), agreement.codec.vector_length)
+        if (server.parameters.cohort, server.parameters.encoding, server.parameters.vector_length) != agreed:
+            raise UsageError(f"{journal.path}: the session is one under another agreement")
+        return server
 
     @property
     def phase(self) -> str | None:
@@ -81,12 +115,15 @@ class AggregationServer:
 
     @property
     def reply_limits(self) -> FrameLimits:
-        """What a reply may hold at most, for a `FrameDecoder` on the way in."""
-        return FrameLimits.of_reply(self.parameters)
+        """What a reply of the open phase may hold at most, for a `FrameDecoder` on the way in."""
+        return FrameLimits.of(self.session.reply_limits())
 
     def requests(self) -> Iterator[Outgoing]:
-        """The requests of the open phase, one a party."""
+        """The requests of the open phase, one a party; a restored session asks only those who have not answered."""
+        answered = self.session.answered if isinstance(self.session, DurableServer) else ()
         for request in self.session.requests():
+            if request.party in answered:
+                continue
             yield Outgoing(str(request.party), b"".join(write_frames(request.header, request.chunks)))
 
     def receive(self, message: bytes) -> None:
@@ -133,14 +170,18 @@ class AggregationServer:
 
 
 class AggregationParty:
-    """A party's end, over any number of sessions under one agreement.
+    """A party's end, over any number of sessions under one agreement, in all of its roles: by the roster, a party
+    without a value may still be on the committee.
 
-    :param identity: name and signing key; the key stays in this process.
+    :param identity: name and signing key, with the keys that its roles need; they stay in this process.
     :param roster: the pinned public keys, from outside the protocol.
     :param store: once-only record, on disk (`secfl.engines.FileStore`): an answer is in it before it leaves. A party
-        that restarts refuses what it answered before, so a session in progress goes on without it.
+        that restarts refuses what it answered before, so a session in progress goes on without it, unless it has:
+    :param state: sealed files of the open sessions, written before an answer leaves; a restarted party goes on from
+        them. Not on the store's disk image or backup: the two must not be brought back to an old copy together.
     :param policy: floors; the agreement's own by default.
-    :raises UsageError: the roster has another key for this party; the party is not in the agreement's cohort.
+    :raises UsageError: the roster has another key for this party; the party has no role under the agreement, or lacks
+        the key for one.
     """
 
     def __init__(
@@ -152,8 +193,10 @@ class AggregationParty:
         store: OnceStore,
         policy: ClientPolicy | None = None,
         entropy: Entropy = os.urandom,
+        state: SealedSessions | None = None,
     ) -> None:
-        if identity.id not in agreement.weights.units:
+        self._roles = agreement.protocol.roles(identity, roster, agreement.cohort)
+        if not self._roles:
             raise UsageError(f"party {str(identity.id)!r} is not in the agreement, or has weight 0")
         self.identity = identity
         self.agreement = agreement
@@ -161,14 +204,27 @@ class AggregationParty:
         self._policy = policy or agreement.policy()
         self._store = store
         self._entropy = entropy
-        self._open: dict[SessionId, PartySession] = {}
-        self._session()  # refuses a roster that does not fit, now rather than at the first request
+        self._open: OpenSessions[Organisation] = OpenSessions()
+        for role in self._roles:
+            self._session().session(role)  # refuses a roster that does not fit, now rather than at the first request
+        self._state = state
+        if state is not None:
+            for session_id, session in state.load(self._restored).items():
+                self._open.put(session_id, session)
 
-    def answer(self, message: bytes, value: Value | Callable[[], Value], context: bytes = b"") -> bytes:
+    @property
+    def request_limits(self) -> FrameLimits:
+        """What a request may hold at most, for a `FrameDecoder` on the way in."""
+        agreement = self.agreement
+        limits = agreement.protocol.request_limits(len(agreement.cohort), agreement.codec.vector_length)
+        return FrameLimits.of(limits)
+
+    def answer(self, message: bytes, value: Value | Callable[[], Value] | None, context: bytes = b"") -> bytes:
         """Answer a request.
 
         :param value: this party's contribution, or a function that gives it; looked at when it is needed, once a
-            session. Never give one value to two sessions whose contributors may differ: the sums' difference shows it.
+            session; None for a party that has none. Never give one value to two sessions whose contributors may differ:
+            the sums' difference shows it.
         :raises PeerFault: a request that must not be; nothing leaves.
         :raises PolicyRefused: a session that is not the agreed one, or below this party's floors.
         :raises EncodingError: the value does not fit the agreement: names the tensor.
@@ -176,10 +232,10 @@ class AggregationParty:
         return b"".join(self.answer_frames(message, value, context))
 
     def answer_frames(
-        self, message: bytes, value: Value | Callable[[], Value], context: bytes = b""
+        self, message: bytes, value: Value | Callable[[], Value] | None, context: bytes = b""
     ) -> Iterator[bytes]:
         """As :meth:`answer`, frame by frame. All checks are done, and the answer is on record, when this returns."""
-        request = Message.from_bytes(message, FrameLimits.of_request())
+        request = Message.from_bytes(message, self.request_limits)
         reply = self.reply(request.header, request.chunks, lambda: self._encoded(value), context)
         return write_frames(reply.header, reply.chunks, reply.trailer)
 
@@ -189,18 +245,20 @@ class AggregationParty:
         :param words: gives the encoded value; called when it is needed.
         :raises PeerFault: as :meth:`answer`, with its other errors.
         """
-        session_id = SessionId(peek_session_id(header))
-        session = self._open.get(session_id) or self._session()
+        session = self._open.of(header) or self._session()
         need = session.inspect(header)
         self._check_agreed(need, context)
         reply = session.handle(header, chunks, vector=ArraySource(words()) if need.vector else None)
-        self._open[session_id] = session
-        while len(self._open) > OPEN_SESSIONS:
-            self._open.pop(next(iter(self._open)))
+        self._open.keep(header, session)
+        if self._state is not None:
+            self._state.save(need.session_id, session)
+            self._state.forget_others(self._open.ids())
         return reply
 
-    def _encoded(self, value: Value | Callable[[], Value]) -> Words:
+    def _encoded(self, value: Value | Callable[[], Value] | None) -> Words:
         party = str(self.identity.id)
+        if value is None:
+            raise UsageError(f"party {party!r}: its value is needed now, and None was given")
         try:
             words, _clipped = self.agreement.codec.encode(
                 value() if callable(value) else value, self.agreement.weights.units[party], self._entropy
@@ -225,6 +283,7 @@ class AggregationParty:
             raise PolicyRefused("modulus bits", proposed.modulus_bits, f"{codec.modulus_bits}, as agreed on")
         if proposed.vector_length != codec.vector_length:
             raise PolicyRefused("vector length", proposed.vector_length, f"{codec.vector_length}, as agreed on")
+        self.agreement.protocol.check_bound(proposed, codec.peak)
         threshold = self.agreement.rules.threshold
         if threshold is not None and proposed.threshold != threshold:
             raise PolicyRefused("threshold", proposed.threshold, f"{threshold}, as agreed on")
@@ -236,11 +295,23 @@ class AggregationParty:
                 session=need.session_id.hex()[:16],
             )
 
-    def _session(self) -> PartySession:
-        session: PartySession = PROTOCOLS[self.agreement.rules.protocol].party(
-            Role.CLIENT, self.identity, self._roster, self._policy, entropy=self._entropy, store=self._store
+    def _restored(self, blob: bytes, key: bytes) -> Organisation:
+        return Organisation.restore(
+            blob,
+            key,
+            self.agreement.protocol.package,
+            self.identity,
+            self._roster,
+            self._policy,
+            roles=self._roles,
+            entropy=self._entropy,
+            store=self._store,
         )
-        return session
+
+    def _session(self) -> Organisation:
+        return self.agreement.protocol.organisation(
+            self.identity, self._roster, self._policy, roles=self._roles, entropy=self._entropy, store=self._store
+        )
 
     def __repr__(self) -> str:
         return f"AggregationParty({str(self.identity.id)!r})"

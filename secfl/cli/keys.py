@@ -14,11 +14,15 @@ from protocols.errors import ConfigError
 from protocols.identity import client_id
 from protocols.primitives.signing import fingerprint
 from secfl.cli.console import console
+from secfl.federation.committee_keys import (
+    StatedCommitteeKey,
+    committee_key_path,
+    end_committee_key,
+    load_committee_key,
+    renew_committee_key,
+)
 from secfl.federation.keys import (
-    ENVIRONMENT,
-    MINIMUM_PASSPHRASE,
     create_key,
-    environment_passphrase,
     introduce,
     introduction_path,
     load_key,
@@ -26,12 +30,13 @@ from secfl.federation.keys import (
     rotate_key,
     silo_of,
 )
+from secfl.federation.private_files import ENVIRONMENT, MINIMUM_PASSPHRASE, environment_passphrase
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help=f"Make, show, rotate and revoke identity keys. The passphrase of an encrypted one comes from {ENVIRONMENT}, "
-    "or is asked for.",
+    help="Make, show, rotate and revoke identity keys, and make committee keys. The passphrase of an encrypted one "
+    f"comes from {ENVIRONMENT}, or is asked for.",
     no_args_is_help=True,
 )
 
@@ -44,6 +49,9 @@ def new(
     key: KeyPath,
     silo: Annotated[str, typer.Option(help="The silo's name in the roster.")],
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Encrypt the file under a passphrase.")] = False,
+    committee: Annotated[
+        bool, typer.Option("--committee", help="Make a committee key as well, as `secfl keys committee` does.")
+    ] = False,
 ) -> None:
     """Make a key, and beside it KEY.pub for the roster's keeper. Never in the place of another."""
     client_id(silo)
@@ -56,6 +64,8 @@ def new(
     _print(silo, made.public)
     _print_path("private key", key)
     _print_path("for the roster", public)
+    if committee:
+        _print_committee(renew_committee_key(key, passphrase=lambda _: passphrase or b""), key)
 
 
 @app.command("show")
@@ -65,6 +75,10 @@ def show(key: KeyPath) -> None:
     known = introduction_path(key).exists()
     silo = silo_of(key, loaded) if known else f"not recorded: there is no {introduction_path(key)}"
     _print(silo, loaded.public)
+    committee = committee_key_path(key)
+    if committee.exists():
+        shown = fingerprint(load_committee_key(committee, _passphrase).public)
+        console.print(f"committee key fingerprint: {shown}", soft_wrap=True)
 
 
 @app.command("introduce")
@@ -88,6 +102,34 @@ def rotate(key: KeyPath, silo: SiloOption = "") -> None:
         )
 
 
+@app.command("committee")
+def committee(
+    key: KeyPath,
+    silo: SiloOption = "",
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Begin the next epoch; what was sealed under the key before is lost.")
+    ] = False,
+    end: Annotated[bool, typer.Option("--end", help="Leave the committee and delete the key.")] = False,
+) -> None:
+    """Make the key that shares are sealed to, of an epoch (protocol oneshot), and a statement of it signed by KEY.
+
+    The private half stands beside KEY. The key of the epoch before is deleted.
+    """
+    own = committee_key_path(key)
+    if renew and end:
+        raise ConfigError("--renew, --end", "are given both", "one of them")
+    if own.exists() and not (renew or end):
+        raise ConfigError(str(own), "there is a committee key already", "--renew for the next epoch, or --end")
+    if not own.exists() and (renew or end):
+        raise ConfigError(
+            str(own), "there is no committee key", f"neither --renew nor --end: `secfl keys committee {key}`"
+        )
+    if end:
+        _print_path("for the roster", end_committee_key(key, silo=silo, passphrase=_passphrase).statement_path)
+    else:
+        _print_committee(renew_committee_key(key, silo=silo, passphrase=_passphrase), key)
+
+
 @app.command("revoke")
 def revoke(
     key: KeyPath,
@@ -102,6 +144,11 @@ def revoke(
 def _print(silo: str, public: bytes) -> None:
     for name, value in (("silo", silo), ("public key", public.hex()), ("fingerprint", fingerprint(public))):
         console.print(f"{name:12} {escape(value)}", soft_wrap=True)
+
+
+def _print_committee(stated: StatedCommitteeKey, key: Path) -> None:
+    _print_path("committee key", committee_key_path(key))
+    _print_path("for the roster, signed", stated.statement_path)
 
 
 def _print_path(name: str, path: Path) -> None:

@@ -56,7 +56,7 @@ def add(roster: RosterPath, introductions: Introductions = None, member: MemberO
 
 @app.command("show")
 def show(roster: RosterPath) -> None:
-    """Show members, the fingerprints of their keys, their standing, and the hash that enters every session id."""
+    """Show members, the fingerprints of their keys, their standing, who is on a committee, and the hash of it all."""
     _print(read_roster(roster))
 
 
@@ -85,7 +85,8 @@ def apply(
     roster: RosterPath,
     statements: Annotated[list[Path], typer.Argument(metavar="STATEMENT...", help="Of `secfl keys`.", dir_okay=False)],
 ) -> None:
-    """Apply statements of rotation or revocation in turn, all of them or none; every signature is verified."""
+    """Apply statements of rotation, revocation or a committee key in turn, all of them or none; every signature is
+    verified."""
     changed = read_roster(roster)
     for path in statements:
         try:
@@ -123,9 +124,10 @@ def _member(line: str) -> Member:
 
 
 def _print(roster: Roster) -> None:
-    table = Table("member", "fingerprint", "standing")
+    table = Table("member", "fingerprint", "standing", "committee key")
     for member in roster:
         standing = "[bold red]revoked[/]" if member.revoked else "good"
-        table.add_row(escape(member.id), fingerprint(member.identity_key), standing)
+        committee = fingerprint(member.sealing_key) if member.sealing_key else "-"
+        table.add_row(escape(member.id), fingerprint(member.identity_key), standing, committee)
     console.print(table)
     console.print(f"hash {roster.digest().hex()}", soft_wrap=True)

@@ -166,13 +166,14 @@ class EncodingScheme(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
         return max(peak, self.maximum_weight) if self.weighting == "private" else peak
 
     @property
-    def _peak_with_noise(self) -> int:
+    def largest_entry(self) -> int:
+        """Largest magnitude of an entry that one party sends, weight and noise within its tail included."""
         return self.peak + math.ceil(self.noise_tail)
 
     @property
     def modulus_bits(self) -> int:
         """Smallest b >= 8 for which the sum of all contributors cannot wrap modulo 2^b."""
-        return max(MINIMAL_BITS, (self.maximum_contributors * self._peak_with_noise).bit_length() + 1)
+        return max(MINIMAL_BITS, (self.maximum_contributors * self.largest_entry).bit_length() + 1)
 
     @property
     def word_dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
@@ -209,7 +210,7 @@ class EncodingScheme(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
             "on_overflow": self.on_overflow,
             "modulus_bits": self.modulus_bits,
             "bytes_per_parameter": self.modulus_bits / 8,
-            "contributors_before_wrap": (2 ** (self.modulus_bits - 1) - 1) // self._peak_with_noise,
+            "contributors_before_wrap": (2 ** (self.modulus_bits - 1) - 1) // self.largest_entry,
             "largest_rounding_error_of_sum": self.maximum_contributors * per_coordinate * self.step,
         }
 

@@ -13,6 +13,8 @@ from typing import ClassVar, Literal
 from protocols.errors import SecflError
 from protocols.shape import Reply, Request, ServerSession
 from secfl.engines.base import Carried, Party, PartyEvent, PhaseRecord, upload
+from secfl.engines.durable import DurableServer
+from secfl.engines.journal import ServerJournal
 
 __all__ = ["EmbeddedEngine", "Incident"]
 
@@ -55,6 +57,8 @@ class EmbeddedEngine:
     :param deadline_seconds: a reply that takes its party longer (simulated delay included) comes after the phase has
         closed, and is refused. Parties are asked one after another here, so each has the deadline to itself.
     :param clock: seconds, monotonic.
+    :param journal: where the server's side of the last session is kept, as in a deployment. A killed simulation loses
+        its parties, so nothing is restored from it: the round is tried anew.
     """
 
     name: ClassVar[str] = "embedded"
@@ -67,14 +71,20 @@ class EmbeddedEngine:
         incidents: Iterable[Incident] = (),
         deadline_seconds: float = 600.0,
         clock: Callable[[], float] = time.perf_counter,
+        journal: ServerJournal | None = None,
     ) -> None:
         self.parties = dict(parties)
         self.incidents = tuple(incidents)
         self.deadline_seconds = deadline_seconds
         self.clock = clock
+        self.journal = journal
 
     def run_session(self, server: ServerSession, context: bytes) -> Carried:
         """See `Engine.run_session`."""
+        if self.journal is not None:
+            for over in self.journal.sessions():
+                self.journal.forget(over)
+            server = DurableServer.adopt(self.journal, server)
         lost: set[str] = set()
         phases: list[PhaseRecord] = []
         while server.phase is not None:

@@ -11,7 +11,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from protocols.errors import UsageError
 from secfl.files import sync_directory
 
-__all__ = ["FileStore"]
+__all__ = ["FileStore", "locked"]
 
 HASH_BYTES = 32
 LINE_BYTES = 2 * 2 * HASH_BYTES + 2
@@ -31,7 +31,7 @@ class FileStore:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._path)
+        self._lock = locked(self._path, "store")
         self._guard = threading.Lock()
         self._records: dict[bytes, bytes] = {}
         self._process = os.getpid()
@@ -126,14 +126,19 @@ class FileStore:
         return key, value
 
 
-def _locked(path: Path) -> BaseFileLock:
+def locked(path: Path, kind: str) -> BaseFileLock:
+    """Hold a file against other processes, until the lock is released or this process ends.
+
+    :param kind: what the file is, for the error.
+    :raises UsageError: it is held, or cannot be held on this file system.
+    """
     lock: BaseFileLock = FileLock(f"{path}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UsageError(f"{path}: another process holds this store") from None
+        raise UsageError(f"{path}: another process holds this {kind}") from None
     if isinstance(lock, SoftFileLock):
         # filelock falls back to a lock that outlives a killed process and can be deleted by anyone.
         lock.release()
-        raise UsageError(f"{path}: this file system has no locks; keep the store on a local disk")
+        raise UsageError(f"{path}: this file system has no locks; keep the {kind} on a local disk")
     return lock

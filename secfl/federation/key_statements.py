@@ -1,4 +1,4 @@
-"""Signed statements about identity keys, as JSON files that travel from an organisation to whoever keeps the roster.
+"""Signed statements about a silo's keys, as JSON files that travel from it to whoever keeps the roster.
 
 Their signatures prove who wrote them, not that the name belongs to that organisation: for an introduction, the keeper
 compares the fingerprint with the organisation over another channel. A statement about a key that the roster no longer
@@ -15,10 +15,19 @@ import msgspec
 
 from protocols.errors import ConfigError, FaultReason, PeerFault
 from protocols.identity import client_id
+from protocols.oneshot.sealing import check_sealing_key
 from protocols.primitives.labels import tagged_hash
 from protocols.primitives.signing import SigningKey, verify
 
-__all__ = ["AnyStatement", "Introduction", "Revocation", "Rotation", "read_statement"]
+__all__ = [
+    "AnyStatement",
+    "CommitteeStatement",
+    "Introduction",
+    "Revocation",
+    "Rotation",
+    "read_statement",
+    "sealing_key_hash",
+]
 
 MAXIMAL_BYTES = 1 << 16
 _NO_SIGNATURE = "00" * 64
@@ -146,7 +155,60 @@ class Revocation(_Statement, frozen=True, kw_only=True, tag="revocation"):
         return msgspec.structs.replace(draft, signature=key.sign(draft.message()).hex())
 
 
-AnyStatement = Introduction | Rotation | Revocation
+class CommitteeStatement(_Statement, frozen=True, kw_only=True, tag="committee-key"):
+    """What shares are to be sealed to from now on, says the holder of an identity key.
+
+    The signature proves who says so; that the private key is held shows in the first session, where a member that
+    cannot open its shares complains.
+
+    :param sealing_key: of the new epoch; empty for a silo that leaves the committee.
+    :param replaces: hash of the sealing key that it takes the place of; empty for the first. An old statement does not
+        fit a roster that has moved on.
+    """
+
+    public_key: Key
+    sealing_key: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}){0,2048}\Z")]
+    replaces: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    signature: Signature
+
+    def message(self) -> bytes:
+        """What is signed: 32 bytes."""
+        keys = bytes.fromhex(self.public_key), bytes.fromhex(self.sealing_key), bytes.fromhex(self.replaces)
+        return tagged_hash("key statement/committee", self.silo, self.time, *keys)
+
+    def verify(self) -> None:
+        """Verify the signature.
+
+        :raises PeerFault: BAD_KEY (also for a sealing key that nothing can be sealed to) or BAD_SIGNATURE.
+        """
+        _verify("public_key", self.public_key, self.message(), self.signature)
+        if self.sealing_key:
+            check_sealing_key(bytes.fromhex(self.sealing_key))
+
+    @classmethod
+    def make(cls, silo: str, key: SigningKey, sealing_key: bytes, replaced: bytes, now: datetime) -> CommitteeStatement:
+        """State a sealing key.
+
+        :param replaced: the sealing key before; empty for none.
+        :raises UsageError: the silo's name is none.
+        """
+        draft = cls(
+            silo=client_id(silo),
+            time=_seconds(now),
+            public_key=key.public.hex(),
+            sealing_key=sealing_key.hex(),
+            replaces=sealing_key_hash(replaced),
+            signature=_NO_SIGNATURE,
+        )
+        return msgspec.structs.replace(draft, signature=key.sign(draft.message()).hex())
+
+
+def sealing_key_hash(sealing_key: bytes) -> str:
+    """How a statement names a sealing key, in hex; empty for none."""
+    return tagged_hash("key statement/sealing key", sealing_key).hex() if sealing_key else ""
+
+
+AnyStatement = Introduction | Rotation | Revocation | CommitteeStatement
 
 
 def read_statement(path: Path) -> AnyStatement:

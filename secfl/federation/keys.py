@@ -7,27 +7,27 @@ after a rotation, the statement of it and the old key, which still opens what it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from protocols.errors import ConfigError
 from protocols.identity import client_id
 from protocols.primitives.signing import SigningKey, fingerprint
 from protocols.shape import Entropy
 from secfl.federation.key_statements import Introduction, Revocation, Rotation, read_statement
+from secfl.federation.private_files import (
+    ENVIRONMENT,
+    MINIMUM_PASSPHRASE,
+    Passphrase,
+    check_passphrase,
+    environment_passphrase,
+    is_encrypted,
+    open_private,
+    private_pem,
+)
 from secfl.files import sync_directory, write_new, write_whole
 
 __all__ = [
@@ -47,27 +47,7 @@ __all__ = [
     "silo_of",
 ]
 
-ENVIRONMENT = "SECFL_KEY_PASSPHRASE"
-"""Environment variable with the passphrase of encrypted keys."""
-MINIMUM_PASSPHRASE = 12
-"""Bytes. PKCS #8 as `cryptography` writes it stretches a passphrase by 2048 rounds of PBKDF2 only: take a long one."""
-
-_MAXIMAL_BYTES = 1 << 16
-_PLAIN, _ENCRYPTED = b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-
-Passphrase = Callable[[Path], bytes]
-"""Gives the passphrase of a key file; asked only where the file is encrypted."""
-
-
-def environment_passphrase(path: Path) -> bytes:
-    """The passphrase in the environment.
-
-    :raises ConfigError: there is none.
-    """
-    secret = os.environb.get(ENVIRONMENT.encode(), b"")
-    if not secret:
-        raise ConfigError(str(path), "is encrypted", f"its passphrase in the environment variable {ENVIRONMENT}")
-    return secret
+FORMAT = "Ed25519, PKCS #8 PEM"
 
 
 def load_or_create_key(path: Path, entropy: Entropy = os.urandom) -> SigningKey:
@@ -92,8 +72,7 @@ def create_key(path: Path, passphrase: bytes | None = None, entropy: Entropy = o
     :param passphrase: encrypts the file; None for none.
     :raises ConfigError: there is a file already, or the passphrase is shorter than `MINIMUM_PASSPHRASE` bytes.
     """
-    if passphrase is not None and len(passphrase) < MINIMUM_PASSPHRASE:
-        raise ConfigError("passphrase", f"has {len(passphrase)} bytes", f"at least {MINIMUM_PASSPHRASE}")
+    check_passphrase(passphrase)
     key = SigningKey.generate(entropy)
     try:
         write_new(path, _pem(key, passphrase), mode=0o600)
@@ -110,52 +89,15 @@ def load_key(path: Path, passphrase: Passphrase = environment_passphrase) -> Sig
     return _open(path, passphrase)[0]
 
 
-def is_encrypted(path: Path) -> bool:
-    """Whether a passphrase is needed.
-
-    :raises ConfigError: the file is no private key, or others may read it.
-    """
-    return _is_encrypted(path, _read(path))
-
-
 def _open(path: Path, passphrase: Passphrase) -> tuple[SigningKey, bytes | None]:
-    raw = _read(path)
-    secret = passphrase(path) if _is_encrypted(path, raw) else None
-    try:
-        private = load_pem_private_key(raw, password=secret)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        if secret is not None:
-            raise ConfigError(str(path), "does not open", "the passphrase that it was encrypted under") from None
-        raise ConfigError(str(path), "is a damaged private key", "Ed25519, PKCS #8 PEM") from None
+    (private,), secret = open_private(path, passphrase, FORMAT)
     if not isinstance(private, Ed25519PrivateKey):
-        raise ConfigError(str(path), f"holds a {type(private).__name__}", "Ed25519, PKCS #8 PEM")
+        raise ConfigError(str(path), f"holds a {type(private).__name__}", FORMAT)
     return SigningKey(private.private_bytes_raw()), secret
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise ConfigError(str(path), "others may read this private key", "mode 600")
-            return file.read(_MAXIMAL_BYTES)
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}", "a private key file") from None
-
-
-def _is_encrypted(path: Path, raw: bytes) -> bool:
-    if raw.lstrip().startswith(_ENCRYPTED):
-        return True
-    if raw.lstrip().startswith(_PLAIN):
-        return False
-    raise ConfigError(str(path), "is not a private key", "Ed25519, PKCS #8 PEM")
-
-
 def _pem(key: SigningKey, passphrase: bytes | None) -> bytes:
-    encryption: KeySerializationEncryption = (
-        NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
-    )
-    private = Ed25519PrivateKey.from_private_bytes(key.private_bytes())
-    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    return private_pem(Ed25519PrivateKey.from_private_bytes(key.private_bytes()), passphrase)
 
 
 def introduction_path(path: Path) -> Path:

@@ -8,13 +8,13 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from protocols.errors import MissingExtra, PrivacyError
-from protocols.session import default_collusion_bound, majority_threshold
 from secfl.engines.base import Engine
 from secfl.federation.run import RunResult
 from secfl.federation.setup import Parties, Plan, noise_source
 from secfl.privacy.crosscheck import prv_epsilon
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, ReleaseState
+from secfl.registry import Figures
 from secfl.report.display import rounded_up
 from secfl.report.model import Claim, Evaluation, ReleaseRow, RunReport, SiloRow
 
@@ -48,6 +48,7 @@ def build_report(plan: Plan, parties: Parties, engine: Engine, result: RunResult
         evaluation=_evaluation(plan, result),
         protocol=config.aggregation.protocol,
         protocol_parameters=_protocol(plan),
+        protocol_promises=config.protocol.promises(_figures(plan)),
         encoding=plan.scheme.describe(),
         training=_training(plan),
         not_protected=_not_protected(plan, engine),
@@ -186,16 +187,21 @@ def _evaluation(plan: Plan, result: RunResult) -> Evaluation:
     )
 
 
+def _figures(plan: Plan) -> Figures:
+    config = plan.config
+    return Figures(
+        config.cast, config.cohort_size, config.collusion_bound, config.threshold, config.minimum_contributors
+    )
+
+
 def _protocol(plan: Plan) -> dict[str, str | int | float]:
-    aggregation, size = plan.config.aggregation, plan.config.server.cohort_size or len(plan.config.silo)
-    collusion = default_collusion_bound(size) if aggregation.collusion_bound is None else aggregation.collusion_bound
-    return {
-        "graph": "complete",
-        "clients": size,
-        "collusion bound": collusion,
-        "threshold": aggregation.threshold or majority_threshold(size, collusion),
-        "minimum contributors": aggregation.minimum_contributors or collusion + 2,
-        "suite": "X25519, Ed25519, HKDF-SHA256, AES-256-CTR, AES-256-GCM",
+    figures = _figures(plan)
+    return plan.config.protocol.describe(figures) | {
+        "clients": figures.cohort,
+        "collusion bound": figures.collusion_bound,
+        "threshold": figures.threshold,
+        "minimum contributors": figures.minimum_contributors,
+        "suite": plan.config.protocol.suite,
         "modulus bits": plan.scheme.modulus_bits,
         "vector length": plan.update_layout.size,
     }

@@ -16,7 +16,16 @@ import tomli_w
 
 from protocols.errors import ConfigError, FaultReason, PeerFault, UsageError
 from protocols.identity import Member, Roster
-from secfl.federation.key_statements import AnyStatement, Introduction, Key, Revocation, Rotation, Silo
+from secfl.federation.key_statements import (
+    AnyStatement,
+    CommitteeStatement,
+    Introduction,
+    Key,
+    Revocation,
+    Rotation,
+    Silo,
+    sealing_key_hash,
+)
 from secfl.files import write_new, write_whole
 
 __all__ = [
@@ -43,15 +52,22 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     identity_key: Key
     standing: Literal["good", "revoked"]
     sealing_key: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}){0,2048}\Z")] = ""
+    post_quantum_key: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}){0,2048}\Z")] = ""
 
     def member(self) -> Member:
-        keys = bytes.fromhex(self.identity_key), bytes.fromhex(self.sealing_key)
-        return Member(self.id, *keys, revoked=self.standing == "revoked")
+        return Member(
+            self.id,
+            bytes.fromhex(self.identity_key),
+            sealing_key=bytes.fromhex(self.sealing_key),
+            post_quantum_key=bytes.fromhex(self.post_quantum_key),
+            revoked=self.standing == "revoked",
+        )
 
     @classmethod
     def of(cls, member: Member) -> _Line:
         standing: Literal["good", "revoked"] = "revoked" if member.revoked else "good"
-        return cls(member.id, member.identity_key.hex(), standing, member.sealing_key.hex())
+        keys = member.sealing_key.hex(), member.post_quantum_key.hex()
+        return cls(member.id, member.identity_key.hex(), standing, *keys)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,24 +156,37 @@ def revoke_member(roster: Roster, silo: str) -> Roster:
 
 
 def apply_statement(roster: Roster, statement: AnyStatement) -> Roster:
-    """The roster after a rotation or revocation, whose signatures are verified here.
+    """The roster after a rotation, a revocation or a new committee key, whose signatures are verified here.
 
     :raises PeerFault: a signature does not verify, or the statement is about a key that the roster does not hold.
     :raises ConfigError: no such member, a revoked one, a key of another member, or an introduction.
     """
     statement.verify()
     if isinstance(statement, Introduction):
-        raise ConfigError(
-            "statement", "is an introduction", "a rotation or revocation; `roster add` takes introductions"
-        )
+        raise ConfigError("statement", "is an introduction", "any other statement; `roster add` takes introductions")
     member = _in_good_standing(roster, statement.silo)
     about = statement.old_public_key if isinstance(statement, Rotation) else statement.public_key
     if bytes.fromhex(about) != member.identity_key:
         raise PeerFault(FaultReason.BAD_KEY, f"the statement is about a key that {statement.silo!r} does not have now")
     if isinstance(statement, Revocation):
         return revoke_member(roster, statement.silo)
+    if isinstance(statement, CommitteeStatement):
+        return _with_sealing_key(roster, member, statement)
     successor = msgspec.structs.replace(member, identity_key=bytes.fromhex(statement.new_public_key))
     return add_members([other for other in roster if other.id != member.id], [successor])
+
+
+def _with_sealing_key(roster: Roster, member: Member, statement: CommitteeStatement) -> Roster:
+    """The roster once a member's committee key is a new one, or gone."""
+    if statement.replaces != sealing_key_hash(member.sealing_key):
+        detail = f"the statement replaces a committee key that {member.id!r} does not have now"
+        raise PeerFault(FaultReason.BAD_KEY, detail)
+    sealing_key = bytes.fromhex(statement.sealing_key)
+    for other in roster:
+        if sealing_key and other.sealing_key == sealing_key:
+            raise ConfigError("roster", f"{member.id!r} has the committee key of {other.id!r}", "a key of its own")
+    changed = msgspec.structs.replace(member, sealing_key=sealing_key)
+    return Roster(changed if other.id == member.id else other for other in roster)
 
 
 def _in_good_standing(roster: Roster, silo: str) -> Member:

@@ -1,4 +1,4 @@
-"""One round: parameters, session, engine, decoding. What comes out is the mean update or the reason there is none."""
+"""One round, step by step: parameters, session, engine, decoding. It ends in a mean update, or in why there is none."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from protocols import secagg
 from protocols.errors import EncodingError, SecflError
 from protocols.identity import Roster
 from protocols.session import SessionParameters
-from protocols.shape import Entropy
+from protocols.shape import Entropy, ServerSession
 from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
-from secfl.engines.base import Engine, PhaseRecord
+from secfl.engines.base import Carried, Engine, PhaseRecord
 from secfl.federation.silo import context_hash
+from secfl.registry import offered
 
 __all__ = ["RoundOutcome", "RoundPlan"]
 
@@ -43,6 +43,8 @@ class RoundPlan:
     """What stays the same over the rounds of a run.
 
     :param weights: public integer weight of each silo.
+    :param protocol: by name.
+    :param public_context: see `secfl.registry.Entry.public_context`.
     :param threshold: t, c and T_min: None for the protocol's defaults.
     """
 
@@ -52,6 +54,8 @@ class RoundPlan:
     layout: TensorLayout
     update_layout: TensorLayout
     weights: Mapping[str, int]
+    protocol: str = "secagg"
+    public_context: bytes = field(default=b"", repr=False)
     threshold: int | None = None
     collusion_bound: int | None = None
     minimum_contributors: int | None = None
@@ -63,7 +67,7 @@ class RoundPlan:
 
         :raises UsageError: values that no session may have.
         """
-        return secagg.parameters(
+        return offered(self.protocol).parameters(
             self.roster,
             cohort,
             nonce=entropy(32),
@@ -74,10 +78,16 @@ class RoundPlan:
             vector_length=self.scheme.word_count(self.update_layout.size),
             context_hash=context_hash(self.layout, context),
             encoding=self.scheme.to_bytes(),
+            value_bound=self.scheme.largest_entry,
+            public_context=self.public_context,
             threshold=self.threshold,
             collusion_bound=self.collusion_bound,
             minimum_contributors=self.minimum_contributors,
         )
+
+    def open(self, parameters: SessionParameters) -> ServerSession:
+        """The server's side of a session with these parameters."""
+        return offered(self.protocol).server(parameters, self.roster)
 
     def run(
         self, engine: Engine, state: npt.NDArray[np.float32], number: int, attempt: int, cohort: Iterable[str]
@@ -85,7 +95,10 @@ class RoundPlan:
         """Run one attempt from the global state with the silos of a cohort."""
         context = state.astype("<f4").tobytes()
         parameters = self.parameters(number, attempt, cohort, context)
-        carried = engine.run_session(secagg.server(parameters, self.roster), context)
+        return self.outcome(parameters, engine.run_session(self.open(parameters), context))
+
+    def outcome(self, parameters: SessionParameters, carried: Carried) -> RoundOutcome:
+        """What a session that was carried to its end comes to."""
         mean, failure = None, carried.failure
         contributors: tuple[str, ...] = ()
         checks: tuple[str, ...] = ()
@@ -98,8 +111,8 @@ class RoundPlan:
             except EncodingError as error:  # a sum that these contributors cannot have sent: nothing to use
                 failure = error
         return RoundOutcome(
-            number=number,
-            attempt=attempt,
+            number=parameters.round_number,
+            attempt=parameters.attempt,
             parameters=parameters,
             session=parameters.session_id().hex(),
             model_hash=parameters.context_hash.hex(),

@@ -181,8 +181,10 @@ def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
         layout=plan.layout,
         update_layout=plan.update_layout,
         weights=plan.weights,
+        protocol=aggregation.protocol,
+        public_context=parties.public_context,
         threshold=aggregation.threshold,
-        collusion_bound=aggregation.collusion_bound,
+        collusion_bound=plan.config.collusion_bound,
         minimum_contributors=plan.config.minimum_contributors,
     )
 

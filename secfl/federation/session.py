@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,8 @@ __all__ = ["FinishedRun", "resume", "simulate"]
 CONFIGURATION = "config.toml"
 EVENTS = "events.jsonl"
 """What happened, one JSON object a line, for other tools; a resumed run goes on at its end."""
+SERVER = "server.sqlite"
+"""Journal of the server's side of the last session."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,17 @@ def _run(
     evaluate: Evaluate | None,
     observer: Observer | None,
 ) -> FinishedRun:
-    with torch_threads(plan.config.run.threads), set_up_parties(plan, run_directory) as parties:
+    with (
+        torch_threads(plan.config.run.threads),
+        set_up_parties(plan, run_directory) as parties,
+        closing(engines.ServerJournal(run_directory / SERVER)) as server_journal,
+    ):
         _keep_roster(run_directory / ROSTER_NAME, parties.roster)
         engine = engines.EmbeddedEngine(
-            parties.silos,
+            parties.answering,
             incidents=[engines.Incident(**item.model_dump()) for item in plan.config.simulation.incidents],
             deadline_seconds=plan.config.aggregation.deadline_seconds,
+            journal=server_journal,
         )
         journal = DirectoryJournal(run_directory)
         with jsonl_observer(run_directory / EVENTS) as events:
@@ -134,7 +141,7 @@ def _keep_roster(path: Path, roster: Roster) -> None:
     if not path.exists():
         create_roster_file(path, roster)
     elif read_roster(path).digest() != roster.digest():
-        raise ConfigError(str(path), "is not the roster of the silos' keys", "the keys that the run began with")
+        raise ConfigError(str(path), "is not the roster of the parties' keys", "the keys that the run began with")
 
 
 @contextmanager

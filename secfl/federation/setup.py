@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from protocols.errors import ConfigError, EncodingError
-from protocols.identity import Identity, Member, Roster
+from protocols.identity import Identity, Roster
 from protocols.session import ClientPolicy
 from protocols.shape import Entropy
 from secfl.config import Config, Privacy, SiloSettings
 from secfl.encoding import EncodingScheme, TensorLayout
+from secfl.engines.base import Party
 from secfl.engines.storage import FileStore
 from secfl.events import jsonl_observer
-from secfl.federation.keys import load_or_create_key
+from secfl.federation.identities import load_or_create_identity
 from secfl.federation.model_code import model_code
+from secfl.federation.office import Office
 from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
 from secfl.federation.randomness import Randomness, operating_system, seeded
 from secfl.federation.silo import LocalTraining, Silo, Vector
@@ -161,15 +163,33 @@ def _noise_multipliers(config: Config) -> dict[str, float]:
 
 
 class Parties:
-    """All silos of a simulation, with their open files; a context manager."""
+    """All parties of a simulation, with their open files; a context manager.
+
+    :param silos: those that train, by name.
+    :param offices: those that only open sums.
+    :param public_context: see `secfl.registry.Entry.public_context`.
+    """
 
     def __init__(
-        self, roster: Roster, silos: dict[str, Silo], ledgers: dict[str, Ledger], resources: ExitStack
+        self,
+        roster: Roster,
+        silos: dict[str, Silo],
+        ledgers: dict[str, Ledger],
+        resources: ExitStack,
+        offices: dict[str, Office] | None = None,
+        public_context: bytes = b"",
     ) -> None:
         self.roster = roster
+        self.public_context = public_context
         self.silos = silos
+        self.offices = offices or {}
         self.ledgers = ledgers
         self._resources = resources
+
+    @property
+    def answering(self) -> dict[str, Party]:
+        """All of them by name, as an engine takes them."""
+        return {**self.silos, **self.offices}
 
     def __enter__(self) -> Parties:
         return self
@@ -179,52 +199,86 @@ class Parties:
 
 
 def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urandom) -> Parties:
-    """Identities, roster, once-only stores, ledgers and silos.
+    """Identities, roster, once-only stores, ledgers, silos and offices.
 
     :param run_directory: where per-run ledgers go; lifetime ones are where the configuration says.
     :raises PrivacyError: a ledger that cannot be used.
     """
     config = plan.config
     home = plan.directory / config.ledger.directory if config.ledger.kind == "lifetime" else run_directory / "ledgers"
+    cast = config.cast
     identities = {
-        silo.name: Identity(silo.name, load_or_create_key(home / silo.name / "identity.key", entropy))
-        for silo in config.silo
+        name: load_or_create_identity(home / name / "identity.key", name, cast.roles(name), entropy)
+        for name in (*cast.clients, *cast.offices)
     }
-    roster = Roster(Member(name, identity.signing_key.public) for name, identity in identities.items())
+    roster = Roster(identity.member() for identity in identities.values())
     with ExitStack() as resources:
-        silos, ledgers = {}, {}
-        for settings in config.silo:
-            identity = identities[settings.name]
-            ledger = _ledger(plan, settings, identity, home) if plan.private else None
-            if ledger is not None:
-                ledgers[settings.name] = resources.enter_context(ledger)
-            store = FileStore(home / settings.name / "answers.log")
-            resources.callback(store.close)
-            silos[settings.name] = Silo(
-                identity,
-                roster,
-                _policy(plan),
-                store=store,
-                training=local_training(plan, settings),
-                scheme=plan.scheme,
-                weight=plan.weights[settings.name],
-                ledger=ledger,
-                randomness=plan.randomness,
-                entropy=entropy,
-                notes=resources.enter_context(jsonl_observer(home / settings.name / "local.jsonl", mode=0o600)),
-            )
-        return Parties(roster, silos, ledgers, resources.pop_all())
+        ledgers: dict[str, Ledger] = {}
+        set_up = _SetUp(plan, home, roster, identities, entropy, resources)
+        silos = {settings.name: set_up.silo(settings, ledgers) for settings in config.silo}
+        offices = {name: set_up.office(name) for name in cast.offices}
+        public_context = config.protocol.public_context(identities.values())
+        return Parties(roster, silos, ledgers, resources.pop_all(), offices, public_context)
+
+
+@dataclass(frozen=True)
+class _SetUp:
+    """What the parties of a run have in common while they are set up."""
+
+    plan: Plan
+    home: Path
+    roster: Roster
+    identities: dict[str, Identity]
+    entropy: Entropy
+    resources: ExitStack
+
+    def silo(self, settings: SiloSettings, ledgers: dict[str, Ledger]) -> Silo:
+        plan, name = self.plan, settings.name
+        ledger = _ledger(plan, settings, self.identities[name], self.home) if plan.private else None
+        if ledger is not None:
+            ledgers[name] = self.resources.enter_context(ledger)
+        return Silo(
+            self.identities[name],
+            self.roster,
+            _policy(plan),
+            store=self._store(name),
+            training=local_training(plan, settings),
+            scheme=plan.scheme,
+            weight=plan.weights[name],
+            protocol=plan.config.aggregation.protocol,
+            roles=plan.config.cast.roles(name),
+            ledger=ledger,
+            randomness=plan.randomness,
+            entropy=self.entropy,
+            notes=self.resources.enter_context(jsonl_observer(self.home / name / "local.jsonl", mode=0o600)),
+        )
+
+    def office(self, name: str) -> Office:
+        return Office(
+            self.identities[name],
+            self.roster,
+            _policy(self.plan),
+            protocol=self.plan.config.aggregation.protocol,
+            roles=self.plan.config.cast.roles(name),
+            store=self._store(name),
+            entropy=self.entropy,
+        )
+
+    def _store(self, name: str) -> FileStore:
+        store = FileStore(self.home / name / "answers.log")
+        self.resources.callback(store.close)
+        return store
 
 
 def _policy(plan: Plan) -> ClientPolicy:
     """The simulated silos' floors: those of the configuration, else the library's own."""
-    aggregation = plan.config.aggregation
     default = ClientPolicy()
     return ClientPolicy(
+        protocols=frozenset({plan.config.aggregation.protocol}),
         minimum_cohort=min(default.minimum_cohort, plan.config.cohort_size),
         minimum_contributors=plan.config.minimum_contributors,
-        collusion_bound=aggregation.collusion_bound,
-        value_range=plan.scheme.peak,
+        collusion_bound=plan.config.collusion_bound,
+        value_range=plan.scheme.largest_entry,
     )
 
 

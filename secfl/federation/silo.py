@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from protocols import secagg
 from protocols.errors import FaultReason, PolicyRefused, PrivacyError, ProtocolError, ServerFault
 from protocols.identity import Identity, Role, Roster
 from protocols.primitives.labels import tagged_hash
-from protocols.session import ClientPolicy, SessionId, SessionParameters
+from protocols.session import ClientPolicy, SessionParameters
 from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
-from protocols.wire import peek_session_id
 from secfl.encoding import Encoder, EncodingScheme, TensorLayout
 from secfl.events import Event
 from secfl.federation.randomness import Randomness, operating_system
+from secfl.open_sessions import OpenSessions
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, Reservation
+from secfl.registry import offered
 
 __all__ = ["LocalNote", "LocalTraining", "Silo", "context_hash"]
-
-OPEN_SESSIONS = 2
-"""Sessions kept at a time: the next round's announcement may come while the last one is being opened."""
 
 Vector = npt.NDArray[np.float32]
 
@@ -71,6 +68,8 @@ class _Open:
     party: PartySession
     sending: Reservation | None = None
     """Charged, perhaps on its way, not yet known to have arrived."""
+    as_client: bytes = b""
+    """Header of the last answer in the role of a client: once that, or a later one, has arrived, so has the update."""
 
 
 class Silo:
@@ -82,6 +81,8 @@ class Silo:
     :param training: local training and its cost.
     :param scheme: the encoding that this silo agreed to; another one is refused.
     :param weight: public weight of its update.
+    :param protocol: name of the protocol.
+    :param roles: what this organisation does in each session: a silo may be on the committee as well.
     :param ledger: open for writing; None without privacy.
     :param randomness: source of training's and rounding's choices in each attempt.
     :param entropy: source of keys, seeds and shares.
@@ -98,6 +99,8 @@ class Silo:
         training: LocalTraining,
         scheme: EncodingScheme,
         weight: int = 1,
+        protocol: str = "secagg",
+        roles: Collection[Role] = (Role.CLIENT,),
         ledger: Ledger | None = None,
         randomness: Randomness = operating_system,
         entropy: Entropy = os.urandom,
@@ -114,7 +117,9 @@ class Silo:
         self._scheme = scheme
         self._randomness = randomness
         self._entropy = entropy
-        self._open: dict[SessionId, _Open] = {}
+        self._protocol = offered(protocol)
+        self._roles = frozenset(roles)
+        self._open: OpenSessions[_Open] = OpenSessions()
 
     def answer(self, header: bytes, chunks: Iterable[Chunk], context: bytes) -> Reply:
         """Answer a request; see `secfl.engines.base.Party`.
@@ -123,8 +128,7 @@ class Silo:
         :raises ServerFault: CONTEXT_MISMATCH, the model at hand is not the one the session is bound to.
         :raises ProtocolError: this silo's disk refused; nothing was sent.
         """
-        session_id = SessionId(peek_session_id(header))
-        session = self._open.get(session_id) or _Open(self._party())
+        session = self._open.of(header) or _Open(self._party())
         need = session.party.inspect(header)
         try:
             if not need.vector:
@@ -133,13 +137,17 @@ class Silo:
                 reply = self._contribute(session, need, header, chunks, context)
         except OSError as error:
             raise ProtocolError(f"{need.phase}: the disk of {self.identity.id!r} refused: {error.strerror}") from error
-        self._keep(session_id, session)
+        if self._protocol.phases[need.phase] is Role.CLIENT:
+            session.as_client = reply.header
+        self._open.keep(header, session)
         return reply
 
     def delivered(self, reply: Reply) -> None:
         """Commit what the server has taken; a commit that the disk refused is tried again with the next reply."""
-        session = self._open.get(SessionId(peek_session_id(reply.header)))
-        if session is not None and session.sending is not None and self.ledger is not None:
+        session = self._open.of(reply.header)
+        if session is None or session.as_client != reply.header:
+            return  # what arrives from a member of the committee says nothing about its own update
+        if session.sending is not None and self.ledger is not None:
             self.ledger.commit(session.sending)
             session.sending = None
 
@@ -148,7 +156,7 @@ class Silo:
         self._check_agreed(need, context)
         reservation = self._reserve(need.parameters)
         # Kept again only once `sending` is on disk: until then no request, repeated or not, may get at the reply.
-        self._open.pop(need.session_id, None)
+        self._open.forget(need.session_id)
         try:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
             entropy = self._randomness(str(self.identity.id), need.parameters.round_number, need.parameters.attempt)
@@ -185,6 +193,7 @@ class Silo:
             raise PolicyRefused("modulus bits", proposed.modulus_bits, f"{bits}, as the encoding has it")
         if proposed.vector_length != length:
             raise PolicyRefused("vector length", proposed.vector_length, f"{length}, as the model has it")
+        self._protocol.check_bound(proposed, self._scheme.largest_entry)
         size = 4 * self._training.layout.size
         if len(context) != size or context_hash(self._training.layout, context) != need.context_hash:
             raise ServerFault(
@@ -206,14 +215,9 @@ class Silo:
         )
 
     def _party(self) -> PartySession:
-        return secagg.party(
-            Role.CLIENT, self.identity, self._roster, self._policy, entropy=self._entropy, store=self._store
+        return self._protocol.organisation(
+            self.identity, self._roster, self._policy, roles=self._roles, entropy=self._entropy, store=self._store
         )
-
-    def _keep(self, session_id: SessionId, session: _Open) -> None:
-        self._open[session_id] = session
-        while len(self._open) > OPEN_SESSIONS:
-            self._open.pop(next(iter(self._open)))
 
     def __repr__(self) -> str:
         return f"Silo({self.identity.id!r})"

@@ -162,6 +162,8 @@ class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     evaluation: Evaluation
     protocol: str
     protocol_parameters: dict[str, str | int | float]
+    protocol_promises: tuple[str, ...] = ()
+    """Who learns what of single updates while they are summed, and on what that rests."""
     encoding: dict[str, str | int | float]
     training: dict[str, str | int | float]
     not_protected: tuple[str, ...]

@@ -8,8 +8,9 @@ import pytest
 from protocols import secagg, wire
 from protocols.errors import FaultReason, PolicyRefused, ProtocolError, ServerFault, ThresholdNotMet
 from protocols.identity import Role
+from protocols.primitives import merkle
 from protocols.secagg import messages as m
-from protocols.secagg.client import quorum
+from protocols.secagg.agreement import quorum
 from protocols.session import ClientPolicy, SessionId
 from protocols.shape import Reply
 from protocols.signed import NO_CHUNKS, reply_digest
@@ -141,7 +142,8 @@ def test_two_sets_of_advertisements_leave_no_half_large_enough() -> None:
     views = {}
     for members in ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 6)):
         chosen = tuple(items[index] for index in members)
-        root = m.advertisements_root(cohort.server.session_id, chosen)
+        leaves = m.advertisement_leaves(range(7), chosen)
+        root = m.advertisements_root(cohort.server.session_id, merkle.root(list(leaves.values())))
         views[members] = changed(cohort.request("c00").header, m.ShareKeysRequest, advertisements=chosen, root=root)
     first, second = views.values()
     replies: dict[int, Reply] = {}

@@ -41,6 +41,22 @@ def test_four_processes_and_a_server_find_the_plain_sum() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "last_phase", "contributors"),
+    [
+        ("--protocol oneshot --drop", "Opening: 3 answered", "aachen, basel, delft"),
+        ("--protocol ckks", "Decryption: 1 answered", "aachen, basel, cork, delft"),
+    ],
+)
+def test_another_protocol_is_one_word_away(arguments: str, last_phase: str, contributors: str) -> None:
+    done = run(*arguments.split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert last_phase in done.stdout
+    assert done.stdout.splitlines()[-1] == (
+        f"secure sum over {contributors} equals the plain sum: patients, infections, days_in_ward"
+    )
+
+
 def test_killed_party_is_left_out_and_the_rest_is_exact() -> None:
     done = run("--drop")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,6 +86,7 @@ def test_example_imports_neither_torch_nor_anything_unpublished() -> None:
         "protocols.errors",
         "secfl.aggregation",
         "secfl.engines",
-        "secfl.federation.keys",
+        "secfl.federation.identities",
         "secfl.files",
+        "secfl.registry",
     }

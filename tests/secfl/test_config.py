@@ -101,7 +101,7 @@ MISTAKES = [
         "[simulation]",
         INCIDENT.replace("east", "elsewhere"),
         "simulation.incidents.0.party",
-        "'elsewhere' is no silo",
+        "'elsewhere' is no party of the run",
         f"one of {', '.join(SILOS)}",
     ),
     (

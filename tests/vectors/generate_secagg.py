@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import msgspec
 from protocols.errors import PeerFault, PolicyRefused
 from protocols.primitives.sealing import SealingKeyPair
 from protocols.secagg import messages as m
+from protocols.secagg.graph import graph_of
+from protocols.session import ClientPolicy
 from protocols.shape import Reply
 from protocols.testing.cohort import Cohort
 from protocols.testing.malformed import changed, decoded, signed_reply
@@ -67,6 +70,43 @@ def session() -> dict[str, Any]:
             for direction, phase, party, raw in network.transcript
         ],
         "contributors": list(aggregate.contributors),
+        "sum": aggregate.sum.tolist(),
+    }
+
+
+def sparse_session() -> dict[str, Any]:
+    """A whole session on the Harary graph: a hundred clients of 16 neighbours. c04, a neighbour of c42, never comes;
+    c07 is lost after it shared its secrets.
+
+    SHA-256 of what each client is sent and of all that it answers in a phase; what c42 sees and says in full.
+    """
+    options: dict[str, Any] = {"graph": "harary", "adversary_rate": 0.05, "policy": ClientPolicy(adversary_rate=0.05)}
+    cohort = Cohort(100, name="sparse vectors v1", bits=12, length=3, **options)
+    network = cohort.dropping([Drop("c04", "AdvertiseKeys"), Drop("c07", "MaskedInput")])
+    cohort.advance("ShareKeys")
+    root = cohort.server._phase.keys.root
+    near = graph_of(cohort.parameters, root).neighbours(42)
+    aggregate = network.run()
+    said: dict[tuple[str, str], dict[str, list[bytes]]] = {}
+    for direction, phase, party, raw in network.transcript:
+        said.setdefault((phase, party), {"down": [], "up": []})[direction].append(raw)
+    return {
+        "protocol": "secagg",
+        "version": 1,
+        "parameters": cohort.parameters.to_bytes().hex(),
+        "session_id": cohort.server.session_id.hex(),
+        "advertisements_root": root.hex(),
+        "neighbours_of_c42": list(near),
+        "messages": [
+            " ".join((phase, party, *(hashlib.sha256(b"".join(parts[way])).hexdigest() for way in ("down", "up"))))
+            for (phase, party), parts in said.items()
+        ],
+        "c42": {
+            phase: {way: [raw.hex() for raw in parts[way]] for way in ("down", "up")}
+            for (phase, party), parts in said.items()
+            if party == "c42"
+        },
+        "dropped": sorted(set(cohort.parameters.cohort) - set(aggregate.contributors)),
         "sum": aggregate.sum.tolist(),
     }
 
@@ -213,7 +253,11 @@ def malformed() -> dict[str, Any]:
 
 def files() -> dict[Path, bytes]:
     """Content of each file of vectors."""
-    made = {FOLDER / "secagg_session.json": session(), FOLDER / "secagg_malformed.json": malformed()}
+    made = {
+        FOLDER / "secagg_session.json": session(),
+        FOLDER / "secagg_sparse.json": sparse_session(),
+        FOLDER / "secagg_malformed.json": malformed(),
+    }
     return {path: (json.dumps(content, indent=1, sort_keys=True) + "\n").encode() for path, content in made.items()}
 
 

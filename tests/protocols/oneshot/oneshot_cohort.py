@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -13,61 +14,47 @@ from protocols import oneshot, wire
 from protocols.errors import FaultReason, PeerFault, PolicyRefused, ServerFault
 from protocols.identity import Identity, Role, Roster
 from protocols.oneshot import messages as m
-from protocols.oneshot.sealing import CommitteeIdentity, CommitteeKey
-from protocols.oneshot.server import Received
+from protocols.oneshot.agreement import Agreement
+from protocols.oneshot.packed_shamir import PRIME, Elements, pack_share, unpack_share
+from protocols.oneshot.relay import relay
+from protocols.oneshot.relay import relayed as server_relayed
+from protocols.oneshot.sealing import CommitteeIdentity, CommitteeKey, seal_share, share_label
+from protocols.organisation import Organisation
 from protocols.party import PartyShell
 from protocols.primitives.merkle import root
 from protocols.primitives.ring import word_dtype
-from protocols.primitives.signing import SigningKey
+from protocols.primitives.signing import PostQuantumSigningKey, SigningKey
 from protocols.session import ClientPolicy, SessionParameters
 from protocols.shape import (
     Aggregate,
     Chunk,
-    Need,
-    PartySession,
     Reply,
     Spool,
-    VectorSource,
     Words,
 )
-from protocols.signed import MemorySpool
+from protocols.signed import NO_CHUNKS, MemorySpool
+from protocols.suites import SUITES, SealingKem
 from protocols.testing.cohort import SessionHarness
-from protocols.testing.malformed import changed
+from protocols.testing.malformed import changed, signed_reply
 from protocols.testing.network import Network, deliver
 from protocols.testing.randomness import DeterministicEntropy
 from protocols.testing.storage import MemoryStore
-from protocols.wire import peek_kind
 
 STORAGE_KEY = bytes(range(32))
 POLICY = ClientPolicy(protocols=frozenset({"oneshot"}))
-CLIENT_KIND = "ContributionRequest"
-KEYS: dict[str, CommitteeKey] = {}
+Carried = tuple[bytes, list[Chunk]]
+"""A request's header and chunks."""
 
 
-def committee_key(name: str) -> CommitteeKey:
+@cache
+def committee_key(name: str, kem: SealingKem = SealingKem.MLKEM768_X25519) -> CommitteeKey:
     """Made once a run: half a millisecond each."""
-    if name not in KEYS:
-        KEYS[name] = CommitteeKey.generate(DeterministicEntropy(f"{name}/committee-key"))
-    return KEYS[name]
+    return CommitteeKey.generate(DeterministicEntropy(f"{name}/committee-key"), kem)
 
 
-class Organisation(PartySession):
-    """A party with one session for each of its roles; the kind of a request says whose it is."""
-
-    def __init__(self, sessions: dict[Role, PartyShell[Any]]) -> None:
-        self.sessions = sessions
-
-    def of(self, header: bytes) -> PartyShell[Any]:
-        return self.sessions[Role.CLIENT if peek_kind(header)[1] == CLIENT_KIND else Role.COMMITTEE]
-
-    def inspect(self, header: bytes) -> Need:
-        return self.of(header).inspect(header)
-
-    def handle(self, header: bytes, chunks: Iterable[Chunk] = (), *, vector: VectorSource | None = None) -> Reply:
-        return self.of(header).handle(header, chunks, vector=vector)
-
-    def save(self, key: bytes) -> bytes:
-        raise NotImplementedError
+@cache
+def post_quantum_key(name: str) -> PostQuantumSigningKey:
+    return PostQuantumSigningKey.generate(DeterministicEntropy(f"{name}/post-quantum"))
 
 
 class OneShotCohort(SessionHarness):
@@ -88,9 +75,11 @@ class OneShotCohort(SessionHarness):
         chunk_length: int = 64,
         policy: ClientPolicy = POLICY,
         spool: Callable[[], Spool] = MemorySpool,
+        fold_at_once: bool = False,
         **options: Any,
     ) -> None:
         self.name, self.policy, self.spool = name, policy, spool
+        self.suite = SUITES[options.get("suite", 1)]
         names = [f"c{number:02}" for number in range(size)]
         self.members = names[: size if members is None else members]
         self.identities: dict[str, Identity] = {
@@ -107,22 +96,36 @@ class OneShotCohort(SessionHarness):
             "chunk_length": chunk_length,
         }
         self.parameters: SessionParameters = oneshot.parameters(self.roster, names, **(arguments | options))
-        self.server = oneshot.server(self.parameters, self.roster, spool=spool)
+        self.server = oneshot.server(self.parameters, self.roster, spool=spool, fold_at_once=fold_at_once)
         self.stores = {party: MemoryStore() for party in names}
         self.entropies = {party: DeterministicEntropy(f"{name}/party/{party}") for party in names}
-        self.parties = {party: Organisation(self.fresh_sessions(party)) for party in names}
+        self.parties = {party: self.organisation(party) for party in names}
         self.vectors = {party: self.vector(party) for party in names}
         self.network = Network(self.server, self.parties, self.sources())
 
     def identity(self, party: str, *, committee: bool) -> Identity:
         signing_key = SigningKey.generate(DeterministicEntropy(f"{self.name}/identity/{party}"))
-        return (
-            CommitteeIdentity(party, signing_key, committee_key(party)) if committee else Identity(party, signing_key)
-        )
+        post_quantum = post_quantum_key(party) if self.suite.signature.post_quantum else None
+        if not committee:
+            return Identity(party, signing_key, post_quantum_key=post_quantum)
+        key = committee_key(party, self.suite.sealing)
+        return CommitteeIdentity(party, signing_key, key, post_quantum_key=post_quantum)
 
-    def fresh_sessions(self, party: str) -> dict[Role, PartyShell[Any]]:
+    def organisation(self, party: str) -> Organisation:
         roles = [Role.CLIENT, Role.COMMITTEE] if party in self.members else [Role.CLIENT]
-        return {role: self.fresh_party(role, party) for role in roles}
+        organisation = Organisation(
+            oneshot,
+            self.identities[party],
+            self.roster,
+            self.policy,
+            entropy=self.entropies[party],
+            store=self.stores[party],
+            roles=roles,
+            spool=self.spool,
+        )
+        for role in roles:
+            organisation.session(role)
+        return organisation
 
     def fresh_party(self, role: Role, party: str) -> PartyShell[Any]:
         return oneshot.party(
@@ -179,6 +182,7 @@ def refused_by_party(
     rule: str,
     reason: FaultReason,
     kind: type[PeerFault] = ServerFault,
+    chunks: Iterable[Chunk] = (),
 ) -> PeerFault:
     """The party refuses the request with this rule, nothing about it has changed, and the session ends well."""
     session = cohort.session(party)
@@ -186,7 +190,7 @@ def refused_by_party(
     records = dict(session._store._records)
     vector = cohort.sources()[party] if cohort.server.phase == "Contribution" else None
     with pytest.raises(PeerFault) as caught:
-        session.handle(header, vector=vector)
+        session.handle(header, chunks, vector=vector)
     fault = caught.value
     assert type(fault) is kind
     assert (fault.rule, fault.reason) == (rule, reason)
@@ -256,16 +260,68 @@ def reannounced(cohort: OneShotCohort, header: bytes, kind: Any, /, **fields: An
     )
 
 
-def opening_request(cohort: OneShotCohort, contributors: tuple[int, ...]) -> bytes:
-    """A server's request to open this set."""
-    return wire.encode(m.OpeningRequest(*m.opening_fields(cohort.server.session_id, m.OpeningRequest), contributors))
+def relayed(cohort: OneShotCohort, member: str) -> list[m.RelayedContribution]:
+    """The contributions that a member's request in the open phase carries."""
+    groups = [wire.decode_record(bytes(chunk)[8:], m.RelayedGroup) for chunk in cohort.request(member).chunks]
+    return [item for group in groups for item in group.contributions]
 
 
-def dealt_badly(cohort: OneShotCohort, dealer: str, bad_for: Iterable[int]) -> Received:
-    """What the server would hold had this client sealed rubbish for some members, and signed it."""
-    held = cohort.server._phase.contributions[cohort.parameters.index(dealer)]
-    sealed = list(held.sealed_shares)
-    for member in bad_for:
-        sealed[member] = bytes(len(sealed[member]))
-    digest = m.contribution_digest(cohort.server.session_id, dealer, root(sealed), held.content)
-    return Received(root(sealed), held.content, cohort.identities[dealer].signing_key.sign(digest), tuple(sealed))
+def relaying(header: bytes, kind: Any, items: Iterable[m.RelayedContribution], **fields: Any) -> Carried:
+    """The request with other contributions, and the sizes and digest that fit them."""
+    records = [wire.encode(item) for item in items]
+    chunks, groups, content = relay(lambda: records)
+    return changed(header, kind, groups=groups, content=content, **fields), list(chunks)
+
+
+def opening_request(cohort: OneShotCohort, contributors: tuple[int, ...], member: str = "c00") -> Carried:
+    """A server's request to open this set of those that all members were shown."""
+    fields = m.opening_fields(cohort.server.session_id, m.OpeningRequest, cohort.parameters.suite)
+    header = wire.encode(m.OpeningRequest(*fields, contributors, (), NO_CHUNKS))
+    phase = cohort.server._phase
+    arrived = tuple(phase.contributions) if cohort.server.phase == m.CHECK else phase.arrived
+    left_out = set(range(len(cohort.parameters.cohort))) - set(contributors)
+    records = server_relayed(cohort.server, member, arrived, left_out)
+    return relaying(header, m.OpeningRequest, [wire.decode_record(record, m.RelayedContribution) for record in records])
+
+
+def resealed(cohort: OneShotCohort, dealer: str, shares: dict[str, bytes]) -> Reply:
+    """The dealer's contribution with other sealed shares for some members, signed by the dealer."""
+    genuine = cohort.answer(dealer)
+    members = len(cohort.members)
+    sealed = [chunk[8:] for chunk in genuine.chunks[:members]]
+    for member, share in shares.items():
+        sealed[cohort.members.index(member)] = share
+    header = changed(genuine.header, m.ContributionReply, shares_root=root(sealed))
+    frames = [frame[:8] + share for frame, share in zip(genuine.chunks, sealed, strict=False)]
+    chunks = [*frames, *genuine.chunks[members:]]
+    return signed_reply(
+        cohort.identities[dealer], cohort.server.session_id, m.CONTRIBUTION, header, chunks, cohort.server.signature
+    )
+
+
+def deal_rubbish(cohort: OneShotCohort, dealer: str, members: Iterable[str]) -> None:
+    """The dealer seals what does not open for these members."""
+    length = Agreement.of(cohort.parameters).sealed_share_bytes
+    deliver(cohort.server, resealed(cohort, dealer, {member: bytes(length) for member in members}))
+
+
+def dealt(cohort: OneShotCohort, dealer: str, member: str, chunks: list[Chunk]) -> Elements:
+    """The share that a contribution's chunks hold for a member."""
+    agreement = Agreement.of(cohort.parameters)
+    position = cohort.members.index(member)
+    label = share_label(cohort.server.session_id, cohort.parameters.index(dealer), position)
+    opened = cohort.identities[member].committee_key.open_share(bytes(chunks[position])[8:], label)
+    return unpack_share(opened, agreement.share_elements)
+
+
+def deal_off(cohort: OneShotCohort, dealer: str, members: Iterable[str], position: int = 0, by: int = 1) -> None:
+    """The dealer seals shares that open but are off their polynomials, in one element."""
+    genuine = cohort.answer(dealer)
+    shares = {}
+    for member in members:
+        share = dealt(cohort, dealer, member, genuine.chunks)
+        share[position] = (int(share[position]) + by) % PRIME
+        place = cohort.members.index(member)
+        label = share_label(cohort.server.session_id, cohort.parameters.index(dealer), place)
+        shares[member] = seal_share(cohort.roster.member(member).sealing_key, pack_share(share), label)
+    deliver(cohort.server, resealed(cohort, dealer, shares))

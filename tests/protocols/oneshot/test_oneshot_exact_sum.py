@@ -150,7 +150,7 @@ def test_packed_secrets_shorten_the_shares() -> None:
         cohort = OneShotCohort(8, packed=packed, collusion_bound=1, policy=policy)
         check(cohort, [Drop("c07", "Check")])
         lengths[packed] = len(cohort.answer("c00", announcement_of(cohort)).chunks[0])
-    assert lengths == {1: 8 + 15_872 + 1136, 2: 8 + 7_936 + 1136}
+    assert lengths == {1: 8 + 15_892 + 1136, 2: 8 + 7_956 + 1136}
 
 
 def announcement_of(cohort: OneShotCohort) -> bytes:

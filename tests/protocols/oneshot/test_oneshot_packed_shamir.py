@@ -82,7 +82,7 @@ def test_arithmetic_is_exact_at_the_largest_elements() -> None:
     """Sums of products of p - 1 with p - 1, whatever the number of points."""
     for count in range(1, 20):
         shares = np.full((count, 3), PRIME - 1, np.uint64)
-        constant = packed_shamir._evaluate(range(1, 1 + count), shares, [PRIME - 1, 1000])
+        constant = packed_shamir.evaluate(range(1, 1 + count), shares, [PRIME - 1, 1000])
         assert (constant == PRIME - 1).all()
     words = np.array([0, PRIME - 1, PRIME, PRIME + 1, 2 * PRIME, 2**62, 2**63, 2**64 - 1], np.uint64)
     expected = [int(word) % PRIME for word in words]
@@ -108,7 +108,7 @@ def test_fewer_shares_than_hide_the_secret_fit_every_secret() -> None:
         for other in ([0, 0], [1, -1]):
             points = [PRIME - 1, PRIME - 2, *(1 + i for i in seen)]
             through = np.array([[v % PRIME] for v in other] + [[int(shares[i, 0])] for i in seen], np.uint64)
-            completed = packed_shamir._evaluate(points, through, range(1, 7))
+            completed = packed_shamir.evaluate(points, through, range(1, 7))
             opened, wrong = decode(range(1, 7), completed, threshold, packed)
             assert centred(opened, 2).tolist() == other
             assert wrong == ()
@@ -167,7 +167,7 @@ def test_exactly_the_threshold_of_shares_hides_a_wrong_one() -> None:
 def test_shares_survive_encoding_at_31_bits() -> None:
     share = split(values(6, 4096), 4, 3, 1, ENTROPY)[2]
     encoded = pack_share(share)
-    assert len(encoded) == share_bytes(4096, 1) == 15_872
+    assert len(encoded) == share_bytes(4096) == 15_872
     assert (unpack_share(encoded, 4096) == share).all()
 
 

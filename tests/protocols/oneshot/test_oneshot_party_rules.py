@@ -1,4 +1,4 @@
-"""Each rule of clients and members (OS-1 to OS-16), broken alone on real bytes by a malicious server."""
+"""Each rule of clients and members (OS-1 to OS-16, OS-21, OS-22), broken alone on real bytes by a malicious server."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ import numpy as np
 import pytest
 from oneshot_cohort import (
     POLICY,
+    STORAGE_KEY,
+    Carried,
     OneShotCohort,
     announcement,
     committee_key,
-    dealt_badly,
+    deal_rubbish,
+    dealt,
     ends_well,
     opening_request,
     policy_refused,
     reannounced,
     refused_by_party,
+    relayed,
+    relaying,
 )
 
-from protocols import oneshot
-from protocols.errors import FaultReason, PeerFault, PolicyRefused, ServerFault, UsageError
+from protocols import oneshot, wire
+from protocols.chunked import OutgoingChunks
+from protocols.errors import FaultReason, PeerFault, ServerFault, UsageError
 from protocols.identity import Identity, Member, Role, Roster
 from protocols.oneshot import messages as m
-from protocols.oneshot.agreement import check_agreement, committee_threshold, pinned_committee
-from protocols.primitives.signing import SigningKey
+from protocols.oneshot.agreement import Agreement, committee_threshold, pinned_committee
+from protocols.oneshot.blame import blame_coefficients
+from protocols.oneshot.packed_shamir import PRIME, unpack_share
+from protocols.oneshot.relay import outbox
 from protocols.session import ClientPolicy
 from protocols.shape import ArraySource
-from protocols.signed import ContentDigest
+from protocols.signed import NO_CHUNKS, ContentDigest
 from protocols.testing.malformed import changed, decoded, signed_reply
-from protocols.testing.network import Drop
+from protocols.testing.network import Drop, deliver
 from protocols.testing.storage import MemoryStore
 
 ME, MY_INDEX = "c02", 2
@@ -96,21 +104,23 @@ def test_os_6_sums_that_do_not_fit_are_refused(cohort, fields) -> None:
     policy_refused(cohort, Role.CLIENT, ME, announcement(cohort, **fields), "OS-6")
 
 
-def test_os_7_cohort_whose_shares_do_not_fit_one_request_is_refused() -> None:
-    """Each member gets all its shares in one request: 64 MiB hold those of some 3,800 clients at l = 1."""
-    cohort = OneShotCohort()
-    others = [Identity(f"d{i:04}", SigningKey(i.to_bytes(32, "big"))).member() for i in range(3900)]
-    roster = Roster([*cohort.roster, *others])
-    for number, fits in ((3600, True), (3900, False)):
-        parameters = msgspec.structs.replace(
-            cohort.parameters, cohort=tuple(member.id for member in others[:number]), roster_hash=roster.digest()
-        )
-        if fits:
-            assert check_agreement(parameters, roster, 1).share_elements == 4096
-        else:
-            with pytest.raises(PolicyRefused) as caught:
-                check_agreement(parameters, roster, 1)
-            assert (caught.value.rule, caught.value.what) == ("OS-7", "cohort size")
+def test_os_7_more_groups_than_clients_are_refused(cohort) -> None:
+    cohort.advance("Check")
+    request = cohort.request(ME)
+    header = changed(request.header, m.CheckRequest, groups=(1, 1, 1, 1, 1))
+    refused_by_party(cohort, ME, header, "OS-7", FaultReason.TOO_LARGE, chunks=request.chunks)
+
+
+def test_os_7_group_larger_than_its_clients_is_refused_before_it_is_read(cohort) -> None:
+    cohort.advance("Check")
+    most = m.GROUP * Agreement.of(cohort.parameters).relayed_bytes + 16
+    header = changed(cohort.request(ME).header, m.CheckRequest, groups=(most + 1,))
+
+    def chunks():
+        raise AssertionError("a chunk was asked for")
+        yield b""
+
+    refused_by_party(cohort, ME, header, "OS-7", FaultReason.TOO_LARGE, chunks=chunks())
 
 
 def test_os_8_cohort_without_me_is_refused() -> None:
@@ -127,7 +137,7 @@ def test_os_9_committee_without_me_is_refused() -> None:
         Role.COMMITTEE, outsider, cohort.roster, POLICY, entropy=cohort.entropies["c04"], store=MemoryStore()
     )
     with pytest.raises(ServerFault) as caught:
-        session.handle(cohort.request("c00").header)
+        session.handle(cohort.request("c00").header, cohort.request("c00").chunks)
     assert (caught.value.rule, caught.value.reason) == ("OS-9", FaultReason.UNKNOWN_PARTY)
 
 
@@ -142,85 +152,120 @@ def test_extension_that_is_none_is_refused(cohort, extension) -> None:
 # -- check -------------------------------------------------------------------------------------------------------------
 
 
-def relayed(cohort: OneShotCohort) -> list[m.RelayedContribution]:
+def proposed(cohort: OneShotCohort) -> list[m.RelayedContribution]:
     cohort.advance("Check")
-    return list(decoded(cohort.request(ME).header, m.CheckRequest).contributions)
+    return relayed(cohort, ME)
 
 
-def check(cohort: OneShotCohort, items: list[m.RelayedContribution]) -> bytes:
-    return changed(cohort.request(ME).header, m.CheckRequest, contributions=tuple(items))
+def check(cohort: OneShotCohort, items: list[m.RelayedContribution]) -> Carried:
+    return relaying(cohort.request(ME).header, m.CheckRequest, items)
+
+
+def refused(cohort: OneShotCohort, carried: Carried, rule: str, reason: FaultReason) -> PeerFault:
+    return refused_by_party(cohort, ME, carried[0], rule, reason, chunks=carried[1])
 
 
 def test_os_10_contribution_proposed_twice_is_refused(cohort) -> None:
-    items = relayed(cohort)
-    refused_by_party(cohort, ME, check(cohort, [items[0], *items]), "OS-10", FaultReason.DUPLICATE_PARTY)
+    items = proposed(cohort)
+    refused(cohort, check(cohort, [items[0], *items]), "OS-10", FaultReason.DUPLICATE_PARTY)
+
+
+def test_os_10_contribution_proposed_twice_is_refused_although_its_share_does_not_open() -> None:
+    cohort = OneShotCohort()
+    deal_rubbish(cohort, "c00", [ME])
+    items = proposed(cohort)
+    header, chunks = check(cohort, [items[0], *items])
+    with pytest.raises(ServerFault) as caught:
+        cohort.session(ME).handle(header, chunks)
+    assert (caught.value.rule, caught.value.reason) == ("OS-10", FaultReason.DUPLICATE_PARTY)
 
 
 def test_os_10_one_client_listed_three_times_does_not_make_three_contributors(cohort) -> None:
-    items = relayed(cohort)
-    refused_by_party(cohort, ME, check(cohort, [items[0]] * 3), "OS-10", FaultReason.DUPLICATE_PARTY)
-
-
-def test_os_10_contributions_out_of_order_are_refused(cohort) -> None:
-    items = relayed(cohort)
-    refused_by_party(cohort, ME, check(cohort, items[::-1]), "OS-10", FaultReason.NOT_ORDERED)
+    items = proposed(cohort)
+    refused(cohort, check(cohort, [items[0]] * 3), "OS-10", FaultReason.DUPLICATE_PARTY)
 
 
 def test_os_10_contribution_of_an_unknown_client_is_refused(cohort) -> None:
-    items = relayed(cohort)
+    items = proposed(cohort)
     items[-1] = msgspec.structs.replace(items[-1], index=4)
-    refused_by_party(cohort, ME, check(cohort, items), "OS-10", FaultReason.UNKNOWN_PARTY)
+    refused(cohort, check(cohort, items), "OS-10", FaultReason.UNKNOWN_PARTY)
+
+
+def test_contributions_are_taken_in_any_order(cohort) -> None:
+    header, chunks = check(cohort, proposed(cohort)[::-1])
+    assert decoded(cohort.answer(ME, header, chunks).header, m.CheckReply).complaints == ()
+    cohort.restore_party(Role.COMMITTEE, ME, cohort.session(ME).save(STORAGE_KEY))
+    deliver(cohort.server, cohort.session(ME).handle(header))
+    cohort.advance("Opening")
+    opened = [decoded(cohort.answer(party).header, m.OpeningReply) for party in (ME, "c00")]
+    assert opened[0].contributors_hash == opened[1].contributors_hash
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_os_11_fewer_contributions_than_the_minimum_are_refused(cohort, number) -> None:
-    refused_by_party(cohort, ME, check(cohort, relayed(cohort)[:number]), "OS-11", FaultReason.TOO_FEW)
+    refused(cohort, check(cohort, proposed(cohort)[:number]), "OS-11", FaultReason.TOO_FEW)
 
 
-def test_os_12_contribution_that_its_client_did_not_sign_is_refused(cohort) -> None:
-    items = relayed(cohort)
-    for field in ("content", "shares_root"):
-        forged = [msgspec.structs.replace(items[0], **{field: bytes(32)}), *items[1:]]
-        session = cohort.session(ME)
-        with pytest.raises(ServerFault) as caught:
-            session.handle(check(cohort, forged))
-        assert (caught.value.rule, caught.value.reason) == ("OS-12", FaultReason.BAD_SIGNATURE)
-    items[0] = msgspec.structs.replace(items[0], signature=items[1].signature)
-    refused_by_party(cohort, ME, check(cohort, items), "OS-12", FaultReason.BAD_SIGNATURE)
+@pytest.mark.parametrize("part", ["content", "header", "signature"])
+def test_os_12_contribution_that_its_client_did_not_sign_is_refused(cohort, part) -> None:
+    items = proposed(cohort)
+    header = changed(items[0].header, m.ContributionReply, shares_root=bytes(32))
+    other = {"content": bytes(32), "header": header, "signature": items[1].signature}[part]
+    items[0] = msgspec.structs.replace(items[0], **{part: other})
+    refused(cohort, check(cohort, items), "OS-12", FaultReason.BAD_SIGNATURE)
 
 
 def test_os_12_contribution_to_another_session_is_refused(cohort) -> None:
-    items = relayed(cohort)
-    items[0] = relayed(OneShotCohort(nonce=b"\x01" * 32))[0]
-    refused_by_party(cohort, ME, check(cohort, items), "OS-12", FaultReason.BAD_SIGNATURE)
+    items = proposed(cohort)
+    items[0] = proposed(OneShotCohort(nonce=b"\x01" * 32))[0]
+    refused(cohort, check(cohort, items), "OS-12", FaultReason.BAD_SIGNATURE)
+
+
+def test_os_12_signed_bytes_that_are_no_contribution_are_refused(cohort) -> None:
+    items = proposed(cohort)
+    digest = m.contribution_digest(cohort.server.session_id, b"\x90", items[0].content)
+    signature = cohort.identities["c00"].signing_key.sign(digest)
+    items[0] = msgspec.structs.replace(items[0], header=b"\x90", signature=signature)
+    refused(cohort, check(cohort, items), "OS-12", FaultReason.MALFORMED)
 
 
 def test_os_13_share_that_is_not_in_the_signed_tree_is_refused(cohort) -> None:
-    items = relayed(cohort)
+    items = proposed(cohort)
     other = bytes(len(items[0].sealed_share))
     items[0] = msgspec.structs.replace(items[0], sealed_share=other)
-    refused_by_party(cohort, ME, check(cohort, items), "OS-13", FaultReason.BAD_PATH)
+    refused(cohort, check(cohort, items), "OS-13", FaultReason.BAD_PATH)
 
 
 def test_os_13_share_of_another_member_is_refused(cohort) -> None:
-    items = relayed(cohort)
-    others = decoded(cohort.request("c00").header, m.CheckRequest).contributions
-    items[0] = others[0]
-    refused_by_party(cohort, ME, check(cohort, items), "OS-13", FaultReason.BAD_PATH)
+    items = proposed(cohort)
+    items[0] = relayed(cohort, "c00")[0]
+    refused(cohort, check(cohort, items), "OS-13", FaultReason.BAD_PATH)
 
 
 def test_os_13_path_of_another_length_is_refused(cohort) -> None:
-    items = relayed(cohort)
+    items = proposed(cohort)
     items[0] = msgspec.structs.replace(items[0], path=(*items[0].path, bytes(32)))
-    refused_by_party(cohort, ME, check(cohort, items), "OS-13", FaultReason.BAD_PATH)
+    refused(cohort, check(cohort, items), "OS-13", FaultReason.BAD_PATH)
+
+
+@pytest.mark.parametrize("group", [b"", b"\x90", b"\x91\x90", b"\x91\x91\x90"])
+def test_chunk_that_is_no_group_of_contributions_is_the_servers_fault(cohort, group) -> None:
+    cohort.advance("Check")
+    chunks = OutgoingChunks(lambda: [group])
+    header = changed(cohort.request(ME).header, m.CheckRequest, groups=(max(1, len(group)),), content=chunks.digest())
+    session = cohort.session(ME)
+    with pytest.raises(ServerFault) as caught:
+        session.handle(header, chunks)
+    assert caught.value.reason in {FaultReason.MALFORMED, FaultReason.CHUNK_LENGTH}
+    ends_well(cohort)
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
-def opening(cohort: OneShotCohort, contributors: tuple[int, ...]) -> bytes:
+def opening(cohort: OneShotCohort, contributors: tuple[int, ...]) -> Carried:
     cohort.advance("Opening")
-    return changed(cohort.request(ME).header, m.OpeningRequest, contributors=contributors)
+    return opening_request(cohort, contributors, ME)
 
 
 @pytest.mark.parametrize(
@@ -233,36 +278,147 @@ def opening(cohort: OneShotCohort, contributors: tuple[int, ...]) -> bytes:
     ],
 )
 def test_os_14_contributors_twice_out_of_order_or_unknown_are_refused(cohort, contributors, reason) -> None:
-    refused_by_party(cohort, ME, opening(cohort, contributors), "OS-14", reason)
+    refused(cohort, opening(cohort, contributors), "OS-14", reason)
 
 
 @pytest.mark.parametrize("contributors", [(), (3,), (0, 3)])
 def test_os_15_fewer_contributors_than_the_minimum_are_refused(cohort, contributors) -> None:
-    refused_by_party(cohort, ME, opening(cohort, contributors), "OS-15", FaultReason.TOO_FEW)
+    refused(cohort, opening(cohort, contributors), "OS-15", FaultReason.TOO_FEW)
 
 
 def test_os_16_contributor_that_was_not_proposed_is_refused() -> None:
     cohort = OneShotCohort(5)
     cohort.dropping([Drop("c04", "Contribution")])
-    cohort.advance("Opening")
-    session = cohort.session(ME)
+    header, chunks = opening(cohort, (0, 1, 2, 3, 4))
     with pytest.raises(ServerFault) as caught:
-        session.handle(opening(cohort, (0, 1, 2, 3, 4)))
+        cohort.session(ME).handle(header, chunks)
     assert (caught.value.rule, caught.value.reason) == ("OS-16", FaultReason.NOT_A_SUBSET)
     assert cohort.network.run().contributors == ("c00", "c01", "c02", "c03")
 
 
 def test_os_16_contributor_whose_share_did_not_open_is_refused() -> None:
     cohort = OneShotCohort()
+    deal_rubbish(cohort, "c00", [ME])
     cohort.advance("Check")
-    cohort.server._phase.contributions[0] = dealt_badly(cohort, "c00", bad_for=[MY_INDEX])
     answer = cohort.answer(ME)
     assert decoded(answer.header, m.CheckReply).complaints == (0,)
+    header, chunks = opening_request(cohort, (0, 1, 2, 3), ME)
     with pytest.raises(ServerFault) as caught:
-        cohort.session(ME).handle(opening_request(cohort, (0, 1, 2, 3)))
+        cohort.session(ME).handle(header, chunks)
     assert (caught.value.rule, caught.value.reason) == ("OS-16", FaultReason.NOT_A_SUBSET)
-    reply = cohort.session(ME).handle(opening_request(cohort, (1, 2, 3)))  # the set without it is opened
-    assert len(decoded(reply.header, m.OpeningReply).share) == 15_872
+    fields = m.opening_fields(cohort.server.session_id, m.OpeningRequest, 1)
+    header = wire.encode(m.OpeningRequest(*fields, (1, 2, 3), (), NO_CHUNKS))
+    reply = cohort.session(ME).handle(header)  # the set without it is opened; nothing is to be taken off
+    assert len(decoded(reply.header, m.OpeningReply).share) == 15_892
+
+
+def left_out(cohort: OneShotCohort) -> list[m.RelayedContribution]:
+    """What the server relays again for the set without c00 and c04."""
+    groups = [wire.decode_record(bytes(chunk)[8:], m.RelayedGroup) for chunk in opening(cohort, (1, 2, 3))[1]]
+    return [item for group in groups for item in group.contributions]
+
+
+def test_share_of_a_subset_is_the_sum_of_the_shares_in_it() -> None:
+    """The member takes off what is left out; the result is what it would have added up."""
+    cohort = OneShotCohort(5)
+    replies = {party: cohort.answer(party) for party in cohort.identities}
+    header, chunks = opening(cohort, (1, 2, 3))
+    expected = sum(dealt(cohort, f"c0{index}", ME, replies[f"c0{index}"].chunks) for index in (1, 2, 3))
+    message = decoded(cohort.answer(ME, header, chunks).header, m.OpeningReply)
+    assert (unpack_share(message.share, 4101) == expected % np.uint64(PRIME)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("one missing", FaultReason.TOO_FEW),
+        ("all missing", FaultReason.TOO_FEW),
+        ("one twice", FaultReason.NOT_A_SUBSET),
+        ("a contributor's", FaultReason.NOT_A_SUBSET),
+        ("another contribution", FaultReason.NOT_A_SUBSET),
+        ("unknown", FaultReason.NOT_A_SUBSET),
+    ],
+)
+def test_os_21_contributions_relayed_again_are_those_left_out_each_once(change, reason) -> None:
+    cohort = OneShotCohort(5)
+    items = left_out(cohort)
+    assert [item.index for item in items] == [0, 4]
+    contributor = relayed_records(cohort, ME)[1]
+    other = msgspec.structs.replace(items[0], content=bytes(32))
+    changes = {
+        "one missing": items[:1],
+        "all missing": [],
+        "one twice": [*items, items[0]],
+        "a contributor's": [*items, contributor],
+        "another contribution": [other, items[1]],
+        "unknown": [*items, msgspec.structs.replace(items[0], index=99)],
+    }
+    header = opening_request(cohort, (1, 2, 3), ME)[0]
+    refused(cohort, relaying(header, m.OpeningRequest, changes[change]), "OS-21", reason)
+
+
+def relayed_records(cohort: OneShotCohort, member: str) -> list[m.RelayedContribution]:
+    """All that the server has for a member."""
+    records = cohort.server.kept(outbox(member)).chunks()
+    return [wire.decode_record(bytes(record), m.RelayedContribution) for record in records]
+
+
+def test_os_13_share_relayed_again_is_the_one_that_was_checked() -> None:
+    cohort = OneShotCohort(5)
+    items = left_out(cohort)
+    items[0] = msgspec.structs.replace(items[0], sealed_share=items[1].sealed_share)
+    header = opening_request(cohort, (1, 2, 3), ME)[0]
+    refused(cohort, relaying(header, m.OpeningRequest, items), "OS-13", FaultReason.BAD_PATH)
+
+
+# -- blame -------------------------------------------------------------------------------------------------------------
+
+
+def blamed(cohort: OneShotCohort) -> Carried:
+    """A request for blame to a member that has opened."""
+    cohort.advance("Opening")
+    opened = decoded(cohort.answer(ME).header, m.OpeningReply)
+    fields = m.opening_fields(cohort.server.session_id, m.BlameRequest, 1)
+    header = wire.encode(m.BlameRequest(*fields, opened.contributors_hash, (), NO_CHUNKS))
+    return relaying(header, m.BlameRequest, relayed_records(cohort, ME))
+
+
+def test_os_22_blame_for_another_set_than_the_one_opened_is_refused(cohort) -> None:
+    header, chunks = blamed(cohort)
+    other = changed(header, m.BlameRequest, contributors_hash=bytes(32))
+    refused(cohort, (other, chunks), "OS-22", FaultReason.NOT_A_SUBSET)
+
+
+def test_os_21_blame_needs_every_contribution_of_the_set(cohort) -> None:
+    header, _ = blamed(cohort)
+    items = relayed_records(cohort, ME)
+    refused(cohort, relaying(header, m.BlameRequest, items[1:]), "OS-21", FaultReason.TOO_FEW)
+
+
+def test_blame_is_answered_once_with_combinations_of_the_shares_and_nothing_after(cohort) -> None:
+    genuine = cohort.answer("c00")
+    header, chunks = blamed(cohort)
+    session = cohort.session(ME)
+    reply = cohort.answer(ME, header, chunks)
+    message = decoded(reply.header, m.BlameReply)
+    values = unpack_share(message.combinations, 4 * 5).reshape(4, 5)
+    coefficients = blame_coefficients(cohort.server.session_id, message.contributors_hash, 4096)
+    share = [int(element) for element in dealt(cohort, "c00", ME, genuine.chunks)]
+    for row in range(5):
+        combined = sum(int(r) * v for r, v in zip(coefficients[row], share, strict=False)) + share[4096 + row]
+        assert int(values[0, row]) == combined % PRIME
+    assert cohort.answer(ME, header, chunks).trailer == reply.trailer
+    for late in (opening_request(cohort, (0, 1, 2, 3), ME), relaying(header, m.BlameRequest, [])):
+        with pytest.raises(ServerFault) as caught:
+            session.handle(*late)
+        assert caught.value.rule == "PT-8"
+
+
+def test_member_that_did_not_open_answers_no_blame(cohort) -> None:
+    header, chunks = blamed(cohort)
+    with pytest.raises(ServerFault) as caught:
+        cohort.session("c00").handle(header, chunks)
+    assert caught.value.rule == "PT-8"
 
 
 # -- roles, keys, defaults ---------------------------------------------------------------------------------------------
@@ -366,13 +522,12 @@ def test_vector_that_does_not_fit_is_refused_and_the_answer_is_not_used_up(vecto
 
 
 def test_signed_reply_of_a_client_is_what_the_committee_verifies(cohort) -> None:
-    """`contribution_digest` is rebuilt from root and content; it is the very digest that the shell signed."""
+    """`contribution_digest` is that of what is relayed; it is the very digest that the shell signed."""
     reply = cohort.answer(ME)
     content = ContentDigest()
     for chunk in reply.chunks:
         content.update(chunk)
-    root = decoded(reply.header, m.ContributionReply).shares_root
-    digest = m.contribution_digest(cohort.server.session_id, ME, root, content.digest())
+    digest = m.contribution_digest(cohort.server.session_id, reply.header, content.digest())
     cohort.roster.verify(ME, digest, reply.trailer)
     again = signed_reply(cohort.identities[ME], cohort.server.session_id, m.CONTRIBUTION, reply.header, reply.chunks)
     assert again.trailer == reply.trailer

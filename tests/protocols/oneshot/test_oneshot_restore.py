@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oneshot_cohort import STORAGE_KEY, OneShotCohort, opening_request
+from oneshot_cohort import STORAGE_KEY, OneShotCohort, opening_request, relayed, relaying
 
 from protocols import oneshot
 from protocols.errors import FaultReason, PeerFault, UsageError
 from protocols.identity import Role
 from protocols.oneshot import messages as m
-from protocols.testing.malformed import changed, decoded
 from protocols.testing.network import Drop, deliver
 
 ME = "c02"
@@ -82,7 +81,7 @@ def test_second_set_is_refused_in_the_same_process() -> None:
     cohort = OneShotCohort()
     opened(cohort)
     with pytest.raises(PeerFault) as caught:
-        cohort.session(ME).handle(opening_request(cohort, (0, 1, 2)))
+        cohort.session(ME).handle(*opening_request(cohort, (0, 1, 2), ME))
     assert (caught.value.rule, caught.value.reason) == ("PT-8", FaultReason.WRONG_PHASE)
 
 
@@ -91,7 +90,7 @@ def test_second_set_is_refused_after_restore() -> None:
     opened(cohort)
     restart(cohort)
     with pytest.raises(PeerFault) as caught:
-        cohort.session(ME).handle(opening_request(cohort, (0, 1, 2)))
+        cohort.session(ME).handle(*opening_request(cohort, (0, 1, 2), ME))
     assert caught.value.rule == "PT-8"
 
 
@@ -102,9 +101,9 @@ def test_second_set_is_refused_after_rollback_and_the_first_is_opened_again_with
     cohort.restore_party(Role.COMMITTEE, ME, blob)
     session = cohort.session(ME)
     with pytest.raises(PeerFault) as caught:
-        session.handle(opening_request(cohort, (0, 1, 2)))
+        session.handle(*opening_request(cohort, (0, 1, 2), ME))
     assert (caught.value.rule, caught.value.reason) == ("PT-11", FaultReason.ALREADY_ANSWERED)
-    again = session.handle(cohort.request(ME).header)
+    again = cohort.answer(ME)
     assert (again.header, again.trailer) == (first.header, first.trailer)
 
 
@@ -112,14 +111,14 @@ def test_other_proposal_is_refused_after_the_first_was_forgotten() -> None:
     """Shown another set after a loss of all state, a member answers nothing: its answer is on record."""
     cohort = OneShotCohort()
     cohort.advance("Check")
-    header = cohort.request(ME).header
+    request = cohort.request(ME)
     cohort.answer(ME)
-    items = decoded(header, m.CheckRequest).contributions
+    other = relaying(request.header, m.CheckRequest, relayed(cohort, ME)[:3])
     fresh = cohort.fresh_party(Role.COMMITTEE, ME)
     with pytest.raises(PeerFault) as caught:
-        fresh.handle(changed(header, m.CheckRequest, contributions=items[:3]))
+        fresh.handle(*other)
     assert caught.value.rule == "PT-11"
-    assert fresh.handle(header).header
+    assert fresh.handle(request.header, request.chunks).header
 
 
 def test_roles_of_one_organisation_do_not_use_up_each_others_answers() -> None:

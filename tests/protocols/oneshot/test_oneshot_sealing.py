@@ -9,27 +9,42 @@ import pytest
 
 from protocols.errors import FaultReason, PeerFault, UsageError
 from protocols.oneshot.sealing import (
-    SEAL_BYTES,
     CommitteeIdentity,
     CommitteeKey,
     check_sealing_key,
+    kem_of,
+    seal_bytes,
     seal_share,
     share_label,
 )
 from protocols.primitives.signing import SigningKey
 from protocols.session import SessionId
+from protocols.suites import SealingKem
 from protocols.testing.randomness import DeterministicEntropy
 
 KEY = CommitteeKey.generate(DeterministicEntropy("sealing"))
+CLASSICAL = CommitteeKey.generate(DeterministicEntropy("sealing"), SealingKem.X25519)
 SESSION = SessionId(bytes(32))
 
 
-def test_share_opens_for_its_member_under_its_label() -> None:
+@pytest.mark.parametrize(("key", "longer"), [(KEY, 1088 + 32 + 16), (CLASSICAL, 32 + 16)])
+def test_share_opens_for_its_member_under_its_label(key: CommitteeKey, longer: int) -> None:
     label = share_label(SESSION, 3, 1)
-    sealed = seal_share(KEY.public, b"share", label)
-    assert len(sealed) == 5 + SEAL_BYTES == 5 + 1088 + 32 + 16
-    assert KEY.open_share(sealed, label) == b"share"
-    assert seal_share(KEY.public, b"share", label) != sealed
+    sealed = seal_share(key.public, b"share", label)
+    assert len(sealed) == 5 + seal_bytes(key.kem) == 5 + longer
+    assert key.open_share(sealed, label) == b"share"
+    assert seal_share(key.public, b"share", label) != sealed
+
+
+def test_hybrid_and_classical_keys_with_one_x25519_part_open_nothing_of_each_other() -> None:
+    twin = CommitteeKey(KEY.private_bytes()[64:])
+    assert twin.public == KEY.public[1184:]
+    assert [kem_of(key.public) for key in (KEY, twin)] == [SealingKem.MLKEM768_X25519, SealingKem.X25519]
+    for sealer, opener in ((KEY, twin), (twin, KEY)):
+        sealed = seal_share(sealer.public, b"share", b"label")
+        with pytest.raises(PeerFault) as caught:
+            opener.open_share(sealed, b"label")
+        assert caught.value.reason is FaultReason.BAD_CIPHERTEXT
 
 
 @pytest.mark.parametrize(
@@ -62,8 +77,9 @@ def test_share_does_not_open_for_another_member() -> None:
 @pytest.mark.parametrize(
     ("public", "detail"),
     [
-        (b"", "1216 public bytes, not 0"),
+        (b"", "1216 or 32 public bytes, not 0"),
         (KEY.public + b"\0", "not 1217"),
+        (bytes(32), "low order"),
         (b"\xff" * 1184 + KEY.public[1184:], "ML-KEM-768"),
         (KEY.public[:1184] + bytes(32), "low order"),
     ],
@@ -79,10 +95,11 @@ def test_key_comes_back_from_its_private_bytes_and_shows_nothing() -> None:
     assert len(private) == 96
     assert CommitteeKey(private).public == KEY.public
     assert repr(KEY) == "<CommitteeKey>"
+    assert (CommitteeKey(CLASSICAL.private_bytes()).public, len(CLASSICAL.public)) == (CLASSICAL.public, 32)
     for leak in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(UsageError):
             leak(KEY)
-    with pytest.raises(UsageError, match="96 bytes, not 95"):
+    with pytest.raises(UsageError, match="96 or 32 bytes, not 95"):
         CommitteeKey(private[:-1])
 
 

@@ -6,12 +6,12 @@ import logging
 
 import numpy as np
 import pytest
-from oneshot_cohort import STORAGE_KEY, OneShotCohort, committee_key
+from oneshot_cohort import STORAGE_KEY, OneShotCohort, committee_key, relayed
 
 from protocols.identity import Role
 from protocols.oneshot import client, messages
 from protocols.oneshot.lattice import sample_key
-from protocols.oneshot.packed_shamir import decode, unpack_share
+from protocols.oneshot.packed_shamir import decode, pack_share, unpack_share
 from protocols.oneshot.sealing import share_label
 from protocols.testing.randomness import DeterministicEntropy
 
@@ -44,12 +44,13 @@ def recorded_run(monkeypatch: pytest.MonkeyPatch) -> tuple[OneShotCohort, list[b
             session.entropy = recorders[party]
     shown, secrets = [], [committee_key(party).private_bytes() for party in cohort.members]
     while cohort.server.phase is not None:
+        if cohort.server.phase == "Check":
+            secrets += [pack_share(share) for dealer in range(4) for share in shares_of(cohort, dealer)]
         for request in list(cohort.server.requests()):
             cohort.network._carry(cohort.server.phase, request)
             session = cohort.session(request.party)
             shown.append(session.save(STORAGE_KEY))
             shown += [repr(thing).encode() for thing in (session, session._state, session.__dict__.get("_key"))]
-            secrets += [held.share for held in getattr(session._state, "held", ())]
         shown.append(cohort.server.save())
         shown.append(repr(cohort.server).encode())
         cohort.server.close_phase()
@@ -89,15 +90,13 @@ def test_client_keeps_nothing_after_its_message(monkeypatch) -> None:
 def shares_of(cohort: OneShotCohort, dealer: int) -> np.ndarray:
     """What the members would hold of one client's key, opened with all their private keys."""
     cohort.advance("Check")
-    sealed = cohort.server._phase.contributions[dealer].sealed_shares
-    return np.stack(
-        [
-            unpack_share(
-                committee_key(member).open_share(sealed[i], share_label(cohort.server.session_id, dealer, i)), 4096
-            )
-            for i, member in enumerate(cohort.members)
-        ]
-    )
+    sealed = [next(item for item in relayed(cohort, member) if item.index == dealer) for member in cohort.members]
+    labels = [share_label(cohort.server.session_id, dealer, i) for i in range(len(sealed))]
+    opened = [
+        committee_key(member).open_share(item.sealed_share, label)
+        for member, item, label in zip(cohort.members, sealed, labels, strict=True)
+    ]
+    return np.stack([unpack_share(share, 4101) for share in opened])
 
 
 def test_opened_shares_of_a_set_give_the_sum_of_its_keys_and_of_no_other_set(monkeypatch) -> None:
@@ -108,10 +107,10 @@ def test_opened_shares_of_a_set_give_the_sum_of_its_keys_and_of_no_other_set(mon
     replies = {member: cohort.answer(member) for member in cohort.members}
     summed = np.stack(
         [
-            unpack_share(messages.wire.decode(replies[member].header, messages.OpeningReply).share, 4096)
+            unpack_share(messages.wire.decode(replies[member].header, messages.OpeningReply).share, 4101)
             for member in cohort.members
         ]
-    )
+    )[:, :4096]
     opened, wrong = decode([1, 2, 3, 4], summed, 3, 1)
     assert wrong == ()
     assert (opened == np.sum(keys, axis=0) % (2**31 - 1)).all()
@@ -123,7 +122,7 @@ def test_shares_reach_exactly_the_threshold(monkeypatch) -> None:
     keys = []
     monkeypatch.setattr(client, "sample_key", lambda *a: keys.append(sample_key(*a)) or keys[-1].copy())
     cohort = OneShotCohort()
-    shares = shares_of(cohort, 0)
+    shares = shares_of(cohort, 0)[:, :4096]
     assert (decode([1, 2, 4], shares[[0, 1, 3]], 3, 1)[0] == keys[0] % (2**31 - 1)).all()
     assert (decode([1, 2], shares[:2], 2, 1)[0] != keys[0] % (2**31 - 1)).mean() > 0.99  # fewer give noise
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from oneshot_cohort import OneShotCohort, ends_well, refused_by_server
+from oneshot_cohort import OneShotCohort, ends_well, opening_request, refused_by_server, relayed
 
 from protocols import wire
 from protocols.errors import FaultReason, PeerFault, ThresholdNotMet, UsageError
 from protocols.oneshot import messages as m
 from protocols.oneshot.packed_shamir import PRIME, pack_share, unpack_share
 from protocols.session import ClientPolicy
-from protocols.shape import Chunk, Reply, Upload
+from protocols.shape import Chunk, Fault, Reply, Upload
 from protocols.signed import MemorySpool
 from protocols.testing.malformed import changed, decoded, signed_reply
 from protocols.testing.network import deliver
@@ -44,36 +44,52 @@ def test_ov_2_complaint_about_nobody_proposed_or_out_of_order_is_refused(cohort,
     refused_by_server(cohort, reply, "OV-2", FaultReason.NOT_A_SUBSET, f"client {ME!r}")
 
 
+def complain(cohort: OneShotCohort, member: str, about: tuple[int, ...]) -> None:
+    """Deliver a lying member's complaints."""
+    forged = changed(cohort.answer(member).header, m.CheckReply, complaints=about)
+    deliver(cohort.server, resigned(cohort, member, m.CHECK, forged))
+
+
+def asked_to_open(cohort: OneShotCohort) -> list[str]:
+    return sorted({party for way, phase, party, _ in cohort.network.transcript if (way, phase) == ("down", m.OPENING)})
+
+
 def test_ov_3_complaint_is_recorded_and_its_member_not_asked_to_open(cohort) -> None:
     cohort.advance("Check")
-    forged = changed(cohort.answer(ME).header, m.CheckReply, complaints=(1,))
-    deliver(cohort.server, resigned(cohort, ME, m.CHECK, forged))
+    complain(cohort, ME, (1,))
     aggregate = ends_well(cohort)
-    assert [request_party for _, phase, request_party, _ in cohort.network.transcript if phase == m.OPENING].count(
-        ME
-    ) == 0
+    assert asked_to_open(cohort) == ["c00", "c01", "c03"]
     (fault,) = aggregate.faults[-1:]
     assert (fault.party, fault.proven, fault.rule, fault.reason) == ("c01", False, "OV-3", FaultReason.BAD_SHARE)
     assert "'c02' cannot open its share from 'c01'" in fault.detail
 
 
-def test_ov_3_too_many_complaints_end_the_session_without_a_sum(cohort) -> None:
+def test_ov_3_member_that_complains_about_more_clients_than_can_lie_is_recorded_alone(cohort) -> None:
+    cohort.advance("Check")
+    complain(cohort, ME, (0, 1, 3))
+    aggregate = ends_well(cohort)
+    (fault,) = [fault for fault in aggregate.faults if fault.rule == "OV-3"]
+    assert (fault.party, fault.proven) == (ME, False)
+    assert "from 3 clients, more than can be at fault" in fault.detail
+
+
+def test_ov_3_too_many_complaints_end_a_session_that_has_added_all_up() -> None:
+    cohort = OneShotCohort(fold_at_once=True)
     cohort.advance("Check")
     for member in ("c01", ME):
-        forged = changed(cohort.answer(member).header, m.CheckReply, complaints=(0,))
-        deliver(cohort.server, resigned(cohort, member, m.CHECK, forged))
+        complain(cohort, member, (0,))
     for member in ("c00", "c03"):
         deliver(cohort.server, cohort.answer(member))
     with pytest.raises(ThresholdNotMet) as caught:
         cohort.server.close_phase()
     assert (caught.value.required, caught.value.present, caught.value.phase) == (3, 2, m.CHECK)
     assert [(fault.party, fault.rule) for fault in cohort.server.faults] == [("c00", "OV-3")] * 2
+    assert cohort.server._kept == {}
 
 
 def test_ov_4_share_of_another_set_is_refused_and_proven(cohort) -> None:
     cohort.advance("Opening")
-    request = changed(cohort.request(ME).header, m.OpeningRequest, contributors=(0, 1, 2))
-    reply = cohort.answer(ME, request)
+    reply = cohort.answer(ME, *opening_request(cohort, (0, 1, 2), ME))
     with pytest.raises(PeerFault) as caught:
         deliver(cohort.server, reply)
     fault = caught.value
@@ -82,7 +98,7 @@ def test_ov_4_share_of_another_set_is_refused_and_proven(cohort) -> None:
     np.testing.assert_array_equal(aggregate.sum, cohort.total(aggregate.contributors))
 
 
-@pytest.mark.parametrize("share", [b"\0", bytes(15_871), bytes(15_873), pack_share(np.full(4096, PRIME, np.uint64))])
+@pytest.mark.parametrize("share", [b"\0", bytes(15_891), bytes(15_893), pack_share(np.full(4101, PRIME, np.uint64))])
 def test_ov_5_share_of_the_wrong_length_or_outside_the_field_is_refused(cohort, share) -> None:
     cohort.advance("Opening")
     forged = changed(cohort.answer(ME).header, m.OpeningReply, share=share)
@@ -92,23 +108,30 @@ def test_ov_5_share_of_the_wrong_length_or_outside_the_field_is_refused(cohort, 
 def lying(cohort: OneShotCohort, member: str, position: int | slice = 0, by: int = 1) -> None:
     """Deliver a share that is off in one element, or several."""
     genuine = cohort.answer(member)
-    share = unpack_share(decoded(genuine.header, m.OpeningReply).share, 4096)
+    share = unpack_share(decoded(genuine.header, m.OpeningReply).share, 4101)
     share[position] = (share[position] + np.uint64(by)) % np.uint64(PRIME)
     forged = changed(genuine.header, m.OpeningReply, share=pack_share(share))
     deliver(cohort.server, resigned(cohort, member, m.OPENING, forged))
 
 
-def test_ov_6_wrong_share_among_one_more_than_the_threshold_ends_the_session(cohort) -> None:
+def not_opened(cohort: OneShotCohort, members: tuple[str, ...] = ("c00", "c01", "c03")) -> Fault:
+    """The others answer, and the sum does not open; blame is asked for. What was recorded."""
+    for member in members:
+        deliver(cohort.server, cohort.answer(member))
+    summary = cohort.server.close_phase()
+    assert summary.next_phase == m.BLAME
+    with pytest.raises(UsageError, match="Blame is open"):
+        cohort.server.result()
+    assert [(fault.proven, fault.party) for fault in summary.faults] == [(False, "")]
+    return summary.faults[-1]
+
+
+def test_ov_6_wrong_share_among_one_more_than_the_threshold_is_not_located(cohort) -> None:
     cohort.advance("Opening")
     lying(cohort, ME)
-    for member in ("c00", "c01", "c03"):
-        deliver(cohort.server, cohort.answer(member))
-    with pytest.raises(PeerFault) as caught:
-        cohort.server.close_phase()
-    assert (caught.value.rule, caught.value.reason) == ("OV-6", FaultReason.BAD_SHARE)
-    assert all(repr(member) in caught.value.detail for member in cohort.members)
-    with pytest.raises(UsageError, match="the session failed"):
-        cohort.server.result()
+    fault = not_opened(cohort)
+    assert (fault.rule, fault.reason) == ("OV-6", FaultReason.BAD_SHARE)
+    assert all(repr(member) in fault.detail for member in cohort.members)
 
 
 def test_ov_7_wrong_share_among_two_more_than_the_threshold_is_left_out_and_its_member_named() -> None:
@@ -121,40 +144,38 @@ def test_ov_7_wrong_share_among_two_more_than_the_threshold_is_left_out_and_its_
     assert (fault.party, fault.proven, fault.rule, fault.reason) == (ME, False, "OV-7", FaultReason.BAD_SHARE)
 
 
+def test_sum_opens_although_blindings_are_off(cohort) -> None:
+    """They are needed for blame alone."""
+    cohort.advance("Opening")
+    lying(cohort, ME, position=4100)
+    ends_well(cohort)
+
+
 def policy_with(**fields) -> ClientPolicy:
     return ClientPolicy(protocols=frozenset({"oneshot"}), **fields)
 
 
-def opened_by_exactly_the_threshold(by: int) -> PeerFault:
+def opened_by_exactly_the_threshold(by: int, position: int | slice = 0) -> Fault:
     cohort = OneShotCohort()
     cohort.advance("Opening")
-    lying(cohort, ME, by=by)
-    for member in ("c00", "c01"):
-        deliver(cohort.server, cohort.answer(member))
-    with pytest.raises(PeerFault) as caught:
-        cohort.server.close_phase()
-    return caught.value
+    lying(cohort, ME, by=by, position=position)
+    return not_opened(cohort, ("c00", "c01"))
+
+
+WEIGHT = (-1 - 1) * (-1 - 2) * pow((3 - 1) * (3 - 2), -1, PRIME) % PRIME
+"""Of the third member's share in the secret at -1, when the first three open."""
 
 
 def test_ov_8_sum_of_keys_that_a_member_moved_by_one_is_noticed_by_the_residuals() -> None:
-    """Members 1, 2 and 3 open: the weight of the third in the secret at -1 is known, and so is what moves it by one."""
-    weight = (-1 - 1) * (-1 - 2) * pow((3 - 1) * (3 - 2), -1, PRIME) % PRIME
-    fault = opened_by_exactly_the_threshold(pow(weight, -1, PRIME))
+    fault = opened_by_exactly_the_threshold(pow(WEIGHT, -1, PRIME))
     assert (fault.rule, fault.reason) == ("OV-8", FaultReason.BAD_SECRET)
     assert "block 0" in fault.detail
 
 
 def test_ov_9_sum_whose_coefficients_are_in_range_but_together_too_long_is_refused() -> None:
     """Moved by 80 everywhere: within 32 n = 128, but ten deviations long in every coefficient."""
-    weight = (-1 - 1) * (-1 - 2) * pow((3 - 1) * (3 - 2), -1, PRIME) % PRIME
-    cohort = OneShotCohort()
-    cohort.advance("Opening")
-    lying(cohort, ME, position=slice(None), by=80 * pow(weight, -1, PRIME) % PRIME)
-    for member in ("c00", "c01"):
-        deliver(cohort.server, cohort.answer(member))
-    with pytest.raises(PeerFault) as caught:
-        cohort.server.close_phase()
-    assert (caught.value.rule, caught.value.reason) == ("OV-9", FaultReason.BAD_SECRET)
+    fault = opened_by_exactly_the_threshold(80 * pow(WEIGHT, -1, PRIME) % PRIME, slice(0, 4096))
+    assert (fault.rule, fault.reason) == ("OV-9", FaultReason.BAD_SECRET)
 
 
 def test_ov_9_sum_that_no_keys_have_is_refused() -> None:
@@ -167,9 +188,9 @@ def test_ov_9_sum_that_no_keys_have_is_refused() -> None:
 
 
 def test_contribution_header_larger_than_its_bound_is_refused(cohort) -> None:
-    fields = m.opening_fields(cohort.server.session_id, m.ContributionReply)
+    fields = m.opening_fields(cohort.server.session_id, m.ContributionReply, 1)
     with pytest.raises(PeerFault) as caught:
-        cohort.server.begin(wire.encode(m.ContributionReply(*fields, ME, bytes(600))))
+        cohort.server.begin(wire.encode(m.ContributionReply(*fields, ME, bytes(32), bytes(600))))
     assert caught.value.reason is FaultReason.TOO_LARGE
 
 
@@ -181,7 +202,7 @@ def write_all(upload: Upload, chunks: list[Chunk]) -> None:
 def test_chunks_of_the_wrong_length_or_number_are_refused(cohort) -> None:
     genuine = cohort.answer(ME)
     shares, ciphertext = genuine.chunks[:4], genuine.chunks[4:]
-    assert len(shares[0]) == 8 + 15_872 + 1136
+    assert len(shares[0]) == 8 + 15_892 + 1136
     for chunks, rule in (
         ([shares[0][:-1]], "SV-7"),
         ([*shares, ciphertext[0] + b"\0"], "SV-7"),
@@ -210,17 +231,28 @@ class Losing(MemorySpool):
         return iter(kept[: self.keep] if self.keep < 5 else [*kept[:-1], kept[-1][:-1]])
 
 
+@pytest.mark.parametrize("fold_at_once", [False, True])
 @pytest.mark.parametrize(("keep", "message"), [(3, "a chunk is missing"), (4, "a chunk is missing"), (5, "chunk 0")])
-def test_spool_that_loses_chunks_ends_the_session(keep: int, message: str) -> None:
-    class Spool(Losing):
-        pass
-
-    Spool.keep = keep
-    cohort = OneShotCohort()
-    reply = cohort.answer(ME)
-    cohort.server.new_spool = Spool
+def test_spool_that_loses_chunks_ends_the_session(keep: int, message: str, fold_at_once: bool) -> None:
+    """When shares are read, or when the ciphertext is added: at once, or after the check."""
+    reply = OneShotCohort().answer(ME)
+    cohort = OneShotCohort(fold_at_once=fold_at_once)
+    for party in cohort.members:
+        answer = reply if party == ME else cohort.answer(party)
+        if party == ME:
+            cohort.server.new_spool = type("Spool", (Losing,), {"keep": keep})
+            if fold_at_once or keep == 3:
+                with pytest.raises(UsageError, match=f"spool: .*{message}"):
+                    deliver(cohort.server, answer)
+                assert cohort.server.phase is None
+                return
+        deliver(cohort.server, answer)
+        cohort.server.new_spool = MemorySpool
+    cohort.server.close_phase()
+    for party in cohort.members:
+        deliver(cohort.server, cohort.answer(party))
     with pytest.raises(UsageError, match=f"spool: .*{message}"):
-        deliver(cohort.server, reply)
+        cohort.server.close_phase()
     assert cohort.server.phase is None
 
 
@@ -241,11 +273,26 @@ def test_committee_of_others_opens_the_sum_of_clients_that_are_gone() -> None:
 
 def test_messages_bound_their_lists(cohort) -> None:
     cohort.advance("Check")
-    header = cohort.request(ME).header
-    item = decoded(header, m.CheckRequest).contributions[0]
-    for field, value in (("path", (bytes(32),) * 25), ("sealed_share", b""), ("signature", bytes(63))):
+    item = relayed(cohort, ME)[0]
+    for field, value in (
+        ("path", (bytes(32),) * 25),
+        ("sealed_share", b""),
+        ("signature", bytes(63)),
+        ("header", bytes(1025)),
+    ):
+        group = m.RelayedGroup((msgspec.structs.replace(item, **{field: value}),))
         with pytest.raises(PeerFault):
-            decoded(
-                changed(header, m.CheckRequest, contributions=(msgspec.structs.replace(item, **{field: value}),)),
-                m.CheckRequest,
-            )
+            wire.decode_record(wire.encode(group), m.RelayedGroup)
+    with pytest.raises(PeerFault):
+        wire.decode_record(wire.encode(m.RelayedGroup((item,) * (m.GROUP + 1))), m.RelayedGroup)
+
+
+def test_what_is_kept_is_gone_when_the_session_is_over(cohort) -> None:
+    cohort.advance("Check")
+    assert sorted(cohort.server._kept) == sorted(
+        f"{kind}/{party}" for kind in ("outbox", "reply") for party in cohort.members
+    )
+    cohort.advance("Opening")
+    assert sorted(cohort.server._kept) == [f"outbox/{party}" for party in cohort.members]
+    cohort.network.run()
+    assert cohort.server._kept == {}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import FaultReason, PeerFault, UsageError
-from protocols.primitives.merkle import MerkleTree, root, verify_path
+from protocols.primitives.merkle import MerkleTree, joint_root, root, verify_path
 
 # The reference leaves and roots of the certificate-transparency project (merkle_tree_test), RFC 6962 hashes.
 LEAVES = [
@@ -115,3 +115,50 @@ def test_a_tree_without_leaves_and_leaves_outside_it_are_refused():
     for index, size in ((-1, 3), (3, 3), (0, 0)):
         with pytest.raises(UsageError, match="no leaf"):
             verify_path(bytes(32), b"", index, size, [])
+
+
+# -- several leaves at once --------------------------------------------------------------------------------------------
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[list[bytes], list[int]]:
+    leaves = draw(st.lists(st.binary(max_size=3), min_size=1, max_size=70))
+    return leaves, draw(st.lists(st.integers(0, len(leaves) - 1), min_size=1, unique=True))
+
+
+@given(parts())
+def test_joint_path_proves_any_part_of_the_leaves_and_each_of_its_hashes_counts(part) -> None:
+    leaves, indices = part
+    tree = MerkleTree(leaves)
+    path = tree.joint_path(indices)
+    known = {index: leaves[index] for index in indices}
+    assert joint_root(known, len(leaves), path) == tree.root
+    assert len(path) <= sum(len(tree.path(index)) for index in indices)
+    for at in range(len(path)):
+        changed = [*path[:at], bytes(32), *path[at + 1 :]]
+        assert joint_root(known, len(leaves), changed) != tree.root
+    for wrong in (path[:-1], [*path, bytes(32)]):
+        if len(wrong) != len(path):
+            with pytest.raises(PeerFault) as caught:
+                joint_root(known, len(leaves), wrong)
+            assert caught.value.reason is FaultReason.BAD_PATH
+    for index in indices:
+        assert joint_root(known | {index: leaves[index] + b"x"}, len(leaves), path) != tree.root
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_joint_path_of_one_leaf_is_its_path_and_of_all_leaves_is_empty(size: int) -> None:
+    leaves = [bytes([number]) for number in range(size)]
+    tree = MerkleTree(leaves)
+    assert all(tree.joint_path([index]) == tree.path(index) for index in range(size))
+    assert tree.joint_path(range(size)) == []
+    assert joint_root(dict(enumerate(leaves)), size, []) == tree.root
+
+
+@pytest.mark.parametrize("indices", [[], [-1], [3], [0, 3]])
+def test_joint_path_of_leaves_that_are_not_there_is_a_usage_error(indices) -> None:
+    tree = MerkleTree([b"a", b"b", b"c"])
+    with pytest.raises(UsageError):
+        tree.joint_path(indices)
+    with pytest.raises(UsageError):
+        joint_root(dict.fromkeys(indices, b"a"), 3, [])

@@ -17,7 +17,7 @@ from protocols.errors import UsageError
 from protocols.primitives.prg import MaskStream, apply_masks
 from protocols.primitives.ring import word_dtype
 
-CHUNK_BYTES = 128 * 1024
+CHUNK_BYTES = 256 * 1024
 
 # NIST SP 800-38A, F.5.5 CTR-AES256.Encrypt.
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
@@ -99,6 +99,24 @@ def test_many_masks_at_once_equal_the_masks_one_by_one(count):
     assert np.array_equal(accumulator, (expected % 2**32).astype(np.uint32))
 
 
+@given(st.sampled_from([np.uint8, np.uint16, np.uint32, np.uint64]), st.sampled_from([9, 32, 64]), st.booleans())
+def test_a_source_is_where_the_sum_starts_whatever_was_there_before(dtype, bits, masked):
+    source = np.frombuffer(os.urandom(70_000), np.uint8).astype(dtype)
+    accumulator = np.full(70_000, 77, word_dtype(bits))
+    stream = MaskStream(bytes(32), bits)
+    apply_masks(accumulator, [(stream, -1)] if masked else [], 5, source=source)
+    expected = source.astype(accumulator.dtype) - (stream.words(5, 70_000) if masked else 0)
+    assert np.array_equal(accumulator, expected)
+
+
+@pytest.mark.parametrize("source", [np.zeros(3, np.uint32), np.zeros(4, np.int32), np.zeros((4, 1), np.uint32)])
+def test_a_source_of_another_kind_leaves_the_accumulator_alone(source):
+    accumulator = np.full(4, 7, np.uint32)
+    with pytest.raises(UsageError, match="source is 4 unsigned words"):
+        apply_masks(accumulator, [(MaskStream(bytes(32), 32), 1)], 0, source=source)
+    assert accumulator.tolist() == [7] * 4
+
+
 def test_one_stream_listed_twice_is_applied_twice():
     stream = MaskStream(bytes(32), 16)
     accumulator = np.zeros(100_000, np.uint16)
@@ -165,3 +183,27 @@ def test_no_keystream_stays_in_the_scratch_buffer():
 
     MaskStream(os.urandom(32), 32).words(0, 50_000)
     assert not prg._scratch.keystream.any()
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_array_is_filled_with_the_words_of_the_stream(bits):
+    key = os.urandom(32)
+    filled = np.full(CHUNK_BYTES * 2 // word_dtype(bits).itemsize + 3, 7, word_dtype(bits))
+    MaskStream(key, bits).fill(filled, 5)
+    assert (filled == MaskStream(key, bits).words(5, filled.size)).all()
+
+
+@pytest.mark.parametrize(
+    ("out", "start", "match"),
+    [
+        (np.zeros(8, np.uint64), -1, "negative"),
+        (np.zeros(8, np.uint32), 0, "words of 64 bits"),
+        (np.zeros((2, 4), np.uint64), 0, "words of 64 bits"),
+        (np.zeros(16, np.uint64)[::2], 0, "contiguous"),
+        (np.frombuffer(bytes(64), np.uint64), 0, "read-only"),
+    ],
+)
+def test_array_that_cannot_be_filled_is_refused(out, start, match):
+    with pytest.raises(UsageError, match=match):
+        MaskStream(bytes(32), 64).fill(out, start)
+    assert not out.any()

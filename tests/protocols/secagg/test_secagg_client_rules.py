@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from protocols.errors import FaultReason, PeerFault, ServerFault
+from protocols.primitives import merkle
 from protocols.primitives.labels import encode_parts
 from protocols.primitives.sealing import SealingKeyPair, agree, direction_key, seal
 from protocols.secagg import messages as m
@@ -21,9 +22,15 @@ MY_INDEX = 2
 # -- the server forges each request with everything it can compute -----------------------------------------------------
 
 
+def advertised_root(cohort: Cohort, advertisements: tuple[m.Advertisement, ...]) -> bytes:
+    """T0 of a cohort of which these advertised."""
+    leaves = m.advertisement_leaves(range(len(cohort.parameters.cohort)), advertisements)
+    return m.advertisements_root(cohort.server.session_id, merkle.root(list(leaves.values())))
+
+
 def share_keys(cohort: Cohort, advertisements: tuple[m.Advertisement, ...], *, root: bytes | None = None) -> bytes:
     """A request of phase 1 over these advertisements, with the T0 that fits them."""
-    root = m.advertisements_root(cohort.server.session_id, advertisements) if root is None else root
+    root = advertised_root(cohort, advertisements) if root is None else root
     return changed(cohort.request(ME).header, m.ShareKeysRequest, advertisements=advertisements, root=root)
 
 
@@ -174,7 +181,7 @@ def test_sa_9_advertisement_signed_by_another_client_is_refused(cohort, refused)
 
 def test_sa_10_root_of_other_advertisements_is_refused(cohort, refused) -> None:
     items = advertisements(cohort)
-    root = m.advertisements_root(cohort.server.session_id, tuple(items[:4]))
+    root = advertised_root(cohort, tuple(items[:4]))
     refused.by_party(ME, share_keys(cohort, tuple(items), root=root), "SA-10", FaultReason.BAD_ROOT)
 
 

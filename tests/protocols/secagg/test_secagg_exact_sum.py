@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import ThresholdNotMet
-from protocols.secagg.client import quorum
+from protocols.secagg.agreement import quorum
 from protocols.testing.cohort import Cohort
 from protocols.testing.network import Drop
 

@@ -184,7 +184,8 @@ def test_second_unmask_request_is_refused_in_process_after_restore_and_after_rol
     cohort.advance("Unmask")
     header = cohort.request(ME).header
     signatures = decoded(header, m.UnmaskRequest).signatures
-    other = changed(header, m.UnmaskRequest, signatures=signatures[:-1])  # a quorum still, so a good request
+    spare = m.SignedSet(4, cohort.server._phase.signatures[4])
+    other = changed(header, m.UnmaskRequest, signatures=(*signatures, spare))  # more than the quorum: as good a request
     blob = cohort.parties[ME].save(STORAGE_KEY)
     first = cohort.answer(ME)
     with pytest.raises(PeerFault) as caught:

@@ -17,6 +17,7 @@ from protocols.primitives.bitpack import unpack
 from protocols.primitives.prg import MaskStream
 from protocols.primitives.sealing import agree
 from protocols.secagg import client as client_module
+from protocols.secagg import masking as masking_module
 from protocols.secagg import messages as m
 from protocols.secagg.masking import pairwise_mask_key, self_mask_key
 from protocols.testing.cohort import STORAGE_KEY, Cohort
@@ -121,7 +122,7 @@ class Recorder:
             return secret
 
         monkeypatch.setattr(labels, "HKDF", RecordingHkdf)
-        monkeypatch.setattr(client_module, "MaskStream", RecordingStream)
+        monkeypatch.setattr(masking_module, "MaskStream", RecordingStream)
         monkeypatch.setattr(client_module, "agree", recording_agree)
 
     def listen(self, cohort: Cohort) -> None:

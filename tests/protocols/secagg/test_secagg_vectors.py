@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -9,14 +10,21 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from protocols import secagg
 from protocols.identity import Identity, Role, Roster
+from protocols.primitives.merkle import joint_root
 from protocols.primitives.signing import SigningKey
+from protocols.secagg import messages as m
 from protocols.session import ClientPolicy, SessionParameters
 from protocols.shape import ArraySource, Reply
+from protocols.testing.malformed import decoded
 from protocols.testing.network import deliver
 from protocols.testing.storage import MemoryStore
+from protocols.wire import encode
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 
@@ -114,3 +122,44 @@ def test_every_malformed_message_breaks_a_rule_of_its_own_or_the_codec() -> None
     rules = [message["rule"] for message in MALFORMED["requests"] + MALFORMED["replies"]]
     assert rules.count("") == 1
     assert len(set(rules)) >= 18
+
+
+SPARSE = json.loads((VECTORS / "v1" / "secagg_sparse.json").read_text())
+
+
+def test_ring_of_the_sparse_session_follows_from_its_recorded_root() -> None:
+    """By another way: sort the client's numbers, as 64-bit words of AES-256-CTR under the hash of T0."""
+    key = hashlib.sha256(
+        b"s" + (len(b"secfl/v1/secagg/ring")).to_bytes(8, "little") + b"secfl/v1/secagg/ring"
+        b"b" + (32).to_bytes(8, "little") + bytes.fromhex(SPARSE["advertisements_root"])
+    ).digest()
+    words = Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(800))
+    numbers = [int.from_bytes(words[at : at + 8], "little") for at in range(0, 800, 8)]
+    ring = sorted(range(100), key=numbers.__getitem__)
+    at = ring.index(42)
+    assert sorted(ring[(at + step) % 100] for step in range(-8, 9) if step) == SPARSE["neighbours_of_c42"]
+
+
+def test_recorded_sparse_requests_show_the_neighbours_and_prove_them_to_the_root() -> None:
+    parameters = SessionParameters.from_bytes(bytes.fromhex(SPARSE["parameters"]))
+    assert parameters.session_id().hex() == SPARSE["session_id"]
+    request = decoded(bytes.fromhex(SPARSE["c42"]["ShareKeys"]["down"][0]), m.ShareKeysRequest)
+    listed = [item.index for item in request.advertisements]
+    near = SPARSE["neighbours_of_c42"]
+    assert listed == [index for index in sorted([*near, 42]) if index != 4]
+    assert 4 in near  # its leaf is empty
+    leaves = dict.fromkeys(near, b"") | {item.index: encode(item) for item in request.advertisements}
+    root = m.advertisements_root(parameters.session_id(), joint_root(leaves, 100, request.path))
+    assert root.hex() == SPARSE["advertisements_root"]
+    reply = decoded(bytes.fromhex(SPARSE["c42"]["ShareKeys"]["up"][0]), m.ShareKeysReply)
+    assert [item.index for item in reply.shares] == [index for index in near if index != 4]
+    unmask = decoded(bytes.fromhex(SPARSE["c42"]["Unmask"]["down"][0]), m.UnmaskRequest)
+    assert len(unmask.contributors) == 98
+    assert len(unmask.signatures) == 53
+    for line in SPARSE["messages"]:
+        phase, party, down, up = line.split()
+        if party == "c42":
+            recorded = SPARSE["c42"][phase]
+            hashes = [hashlib.sha256(bytes.fromhex("".join(recorded[way]))).hexdigest() for way in ("down", "up")]
+            assert hashes == [down, up]
+    assert SPARSE["dropped"] == ["c04", "c07"]

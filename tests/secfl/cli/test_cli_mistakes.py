@@ -31,6 +31,19 @@ def _original_place(tmp_path_factory: pytest.TempPathFactory, secfl: Command) ->
         (place / name).write_bytes((place / "north.key").read_bytes())
         (place / name).chmod(mode)
     (place / "text").write_text("hello\n")
+    incident = '[[simulation.incidents]]\nparty = "east"\nphase = "Unmask"\n'
+    oneshot = 'protocol = "oneshot"\n'
+    studies = {
+        "shamir": study_text(aggregation='protocol = "shamir"'),
+        "phase": study_text(aggregation=oneshot, rest=incident),
+        "stranger": study_text(aggregation=f'{oneshot}committee = ["east", "south-east"]'),
+        "lonely": study_text(aggregation=f'{oneshot}committee = ["east"]'),
+        "masked": study_text(aggregation='committee = ["east", "north"]'),
+        "low": study_text(aggregation=f"{oneshot}threshold = 2"),
+    }
+    for name, text in studies.items():
+        (place / f"{name}.toml").write_text(text)
+    assert secfl("keys", "committee", place / "east.key").exit_code == 0
     (place / "empty").mkdir()
     return place
 
@@ -85,6 +98,18 @@ MISTAKES = [
     ("keys revoke absent.key", 3, "absent.key: cannot be read"),
     ("keys revoke west.key --output west.json", 3, "west.json: there is a file already; allowed: another --output"),
     ("keys introduce north.key --silo ../north", 8, "party name '../north'"),
+    ("keys committee absent.key", 3, "absent.key: cannot be read"),
+    ("keys committee nameless.key", 3, "--silo: missing, and there is no nameless.key.pub to tell"),
+    ("keys committee north.key --end", 3, "north.key.committee: there is no committee key; allowed: neither --renew"),
+    ("keys committee north.key --end --renew", 3, "--renew, --end: are given both; allowed: one of them"),
+    ("keys committee east.key", 3, "east.key.committee: there is a committee key already; allowed: --renew for the"),
+    # Protocols.
+    ("run shamir.toml", 3, "aggregation.protocol: 'shamir' cannot be used; allowed: \"secagg\" or \"oneshot\""),
+    ("run phase.toml", 3, "simulation.incidents.0.phase: 'Unmask' is no phase of oneshot; allowed: one of Contr"),
+    ("run stranger.toml", 3, "aggregation.committee.1: 'south-east' is no silo; allowed: one of east, north"),
+    ("run lonely.toml", 3, "aggregation.committee: is an array of 1; allowed: an array of at least 2 values"),
+    ("run masked.toml", 3, "aggregation.committee: has no effect with protocol secagg; allowed: protocol \"oneshot\""),
+    ("run low.toml", 3, "aggregation.threshold: 2 with 4 silos in a round, 4 on the committee and collusion bound 1"),
     # Rosters.
     ("roster new new.toml", 3, "KEY.pub: nobody to put into the roster; allowed: one file or more, or --member ID=KEY"),
     ("roster new roster.toml west.key.pub", 3, "roster.toml: there is a file already; allowed: another path"),
@@ -101,7 +126,7 @@ MISTAKES = [
     (f"roster verify roster.toml --hash {HEX}", 3, f"--hash: '{HEX}', but roster.toml has "),
     ("roster revoke roster.toml west", 3, "roster: 'west' is no member; allowed: east, north"),
     ("roster apply roster.toml west.json", 3, "west.json: 'west' is no member; allowed: east, north"),
-    ("roster apply roster.toml north.key.pub", 3, "north.key.pub: is an introduction; allowed: a rotation or"),
+    ("roster apply roster.toml north.key.pub", 3, "north.key.pub: is an introduction; allowed: any other statement"),
     # Ledgers.
     (f"ledger show absent.ledger --key {HEX}", 6, "[LG-1] absent.ledger: no such ledger"),
     ("ledger verify text", 3, "--key: missing; allowed: 64 hex digits, or --roster FILE"),

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 from protocols.primitives.signing import fingerprint
+from secfl.federation.committee_keys import load_committee_key
 from secfl.federation.keys import load_key
 from secfl.federation.roster_file import read_roster
 
@@ -46,7 +47,7 @@ def test_show_lists_members_fingerprints_standing_and_the_hash(
     roster: Path, keys: dict[str, Path], secfl: Command
 ) -> None:
     result = secfl("roster", "show", roster)
-    assert rows(result) == [[silo, fingerprint(load_key(keys[silo]).public), "good"] for silo in ("east", "north")]
+    assert rows(result) == [[silo, fingerprint(load_key(keys[silo]).public), "good", "-"] for silo in ("east", "north")]
     assert result.stdout.strip().splitlines()[-1] == f"hash {read_roster(roster).digest().hex()}"
 
 
@@ -63,8 +64,43 @@ def test_a_rotation_and_a_revocation_reach_the_roster(roster: Path, keys: dict[s
     rotation = statement(secfl("keys", "rotate", keys["north"]))
     revocation = statement(secfl("keys", "revoke", keys["north"]))
     found = rows(secfl("roster", "apply", roster, rotation, revocation))
-    assert found[1] == ["north", fingerprint(load_key(keys["north"]).public), "revoked"]
+    assert found[1] == ["north", fingerprint(load_key(keys["north"]).public), "revoked", "-"]
     assert found[0][2] == "good"
+
+
+def test_a_committee_key_reaches_the_roster_is_renewed_and_ends(
+    roster: Path, keys: dict[str, Path], secfl: Command
+) -> None:
+    north, own = keys["north"], Path(f"{keys['north']}.committee")
+    first = statement(secfl("keys", "committee", north))
+    before = own.read_bytes()
+    assert own.stat().st_mode & 0o777 == 0o600
+    assert secfl("keys", "committee", north).stderr == (
+        f"error: {own}: there is a committee key already; allowed: --renew for the next epoch, or --end\n"
+    )
+    found = rows(secfl("roster", "apply", roster, first))
+    assert [row[3] for row in found] == ["-", fingerprint(load_committee_key(own).public)]
+    second = statement(secfl("keys", "committee", north, "--renew"))
+    assert own.read_bytes() != before
+    assert rows(secfl("roster", "apply", roster, second))[1][3] == fingerprint(load_committee_key(own).public)
+    replayed = secfl("roster", "apply", roster, first)
+    assert (replayed.exit_code, "replaces a committee key that 'north' does not have now" in replayed.stderr) == (
+        8,
+        True,
+    )
+    last = statement(secfl("keys", "committee", north, "--end"))
+    assert not own.exists()
+    assert rows(secfl("roster", "apply", roster, last))[1][3] == "-"
+    for option in ("--renew", "--end"):
+        assert secfl("keys", "committee", north, option).exit_code == 3
+
+
+def test_a_committee_key_comes_with_a_new_identity_key(tmp_path: Path, secfl: Command) -> None:
+    path = tmp_path / "south.key"
+    result = secfl("keys", "new", path, "--silo", "south", "--committee")
+    assert result.exit_code == 0, result.output
+    shown = fingerprint(load_committee_key(Path(f"{path}.committee")).public)
+    assert f"committee key fingerprint: {shown}" in secfl("keys", "show", path).stdout
 
 
 def test_statements_are_applied_all_or_none(roster: Path, keys: dict[str, Path], secfl: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from protocols.shape import (
     Aggregate,
     ArraySource,
     Chunk,
+    MessageLimits,
     PartySession,
     PhaseSummary,
     Reply,
@@ -28,7 +30,7 @@ from protocols.testing import plain
 from protocols.testing.randomness import DeterministicEntropy
 from protocols.testing.storage import MemoryStore
 from protocols.wire import encode
-from secfl.engines import EmbeddedEngine, Incident
+from secfl.engines import DurableServer, EmbeddedEngine, Incident, ServerJournal
 
 CLIENTS = ("a", "b", "c", "d")
 COMMITTEE = ("x", "y", "z")
@@ -77,6 +79,9 @@ class Transcript(ServerSession):
             self.down.setdefault(self.phase or "", []).extend([request.header, *chunks])
             yield Request(request.party, request.header, chunks)
 
+    def reply_limits(self) -> MessageLimits:
+        return self.inner.reply_limits()
+
     def begin(self, header: bytes) -> Upload:
         self.up.setdefault(self.phase or "", []).append(header)
         return _Written(self.inner.begin(header), self.up[self.phase or ""])
@@ -114,10 +119,10 @@ class _Written(Upload):
 class Setting:
     """Parties of both protocols around the same vectors."""
 
-    def __init__(self, protocol: str) -> None:
+    def __init__(self, protocol: str, round_number: int = 3) -> None:
         names = CLIENTS + (COMMITTEE if protocol == "plain" else ())
         identities = {name: Identity(name, SigningKey.generate(DeterministicEntropy(name))) for name in names}
-        roster = Roster([identity.member() for identity in identities.values()])
+        roster = self.roster = Roster([identity.member() for identity in identities.values()])
         generator = np.random.default_rng(1)
         self.vectors = {name: generator.integers(0, 2**12, LENGTH).astype(np.uint16) for name in CLIENTS}
         if protocol == "plain":
@@ -125,7 +130,7 @@ class Setting:
                 protocol="plain",
                 nonce=bytes(32),
                 run_id="run",
-                round_number=3,
+                round_number=round_number,
                 attempt=1,
                 roster_hash=roster.digest(),
                 cohort=CLIENTS,
@@ -145,7 +150,7 @@ class Setting:
                 CLIENTS,
                 nonce=bytes(32),
                 run_id="run",
-                round_number=3,
+                round_number=round_number,
                 attempt=1,
                 modulus_bits=12,
                 vector_length=LENGTH,
@@ -351,3 +356,36 @@ def test_an_error_that_is_nobodys_fault_is_not_taken_for_a_dropout(setting: Sett
     setting.parties["c"].answer = bug  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         setting.engine().run_session(setting.server, CONTEXT)
+
+
+def test_the_last_session_is_in_the_journal_and_no_other(tmp_path: Path) -> None:
+    journal = ServerJournal(tmp_path / "server.sqlite")
+    for round_number in (3, 4):
+        setting = Setting("secagg", round_number)
+        carried = EmbeddedEngine(setting.parties, journal=journal).run_session(setting.server, CONTEXT)
+        assert carried.aggregate is not None
+        assert list(carried.aggregate.sum) == setting.total(CLIENTS)
+        session_id = setting.server.parameters.session_id()
+        assert journal.sessions() == {session_id: "secagg"}
+    journal.close()
+    journal = ServerJournal(tmp_path / "server.sqlite")
+    again = DurableServer.restore(journal, secagg, session_id, setting.roster).result()
+    assert (list(again.sum), again.contributors) == (list(carried.aggregate.sum), CLIENTS)
+    journal.close()
+
+
+def test_a_journal_that_fails_ends_the_session_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting("secagg")
+    journal = ServerJournal(tmp_path / "server.sqlite")
+
+    def refuse(*_arguments: object) -> None:
+        raise ProtocolError("the disk refused")
+
+    monkeypatch.setattr(journal, "accept", refuse)
+    carried = EmbeddedEngine(setting.parties, journal=journal).run_session(setting.server, CONTEXT)
+    assert carried.aggregate is None
+    assert isinstance(carried.failure, ProtocolError)
+    assert "can be restored" in str(carried.failure)
+    first = carried.phases[0].events[0]
+    assert (first.party, str(first.error)) == ("a", "the disk refused")
+    journal.close()

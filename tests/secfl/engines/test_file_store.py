@@ -179,15 +179,18 @@ def test_a_second_holder_is_refused_in_this_process_and_in_another(store: FileSt
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
 
-def test_a_forked_child_cannot_record(store: FileStore) -> None:
+def test_a_forked_child_cannot_record(store: FileStore, path: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
             store.record(KEYS[2], VALUES[2])
         except UsageError as error:
+            store.close()
             os._exit(10 if "opened by another process" in str(error) else 11)
         os._exit(12)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+    with pytest.raises(UsageError, match="another process holds"):  # the child's end did not release it
+        FileStore(path)
 
 
 def test_a_closed_store_records_nothing(store: FileStore) -> None:

@@ -90,6 +90,30 @@ def test_a_run_without_privacy_resumes_bit_for_bit(
     assert (resumed.directory / model).read_bytes() == (whole.directory / model).read_bytes()
 
 
+@pytest.mark.parametrize("protocol", ["oneshot", "ckks"])
+def test_a_run_resumes_bit_for_bit_under_its_protocol_and_with_its_keys(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aggregation = f'[aggregation]\nprotocol = "{protocol}"\nvalue_range = 8.0\n'
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = start(tmp_path / "whole", private=False, aggregation=aggregation)
+    with monkeypatch.context() as patch:
+        kill_at(patch, EmbeddedEngine, "run_session", 2, after=True)
+        with pytest.raises(Killed):
+            start(tmp_path / "killed", private=False, aggregation=aggregation)
+    run = only_run(tmp_path / "killed")
+    roster = read_roster(run / "roster.toml").digest()
+    resumed = resume(run, task=tiny_task())
+    assert resumed.result.state.tobytes() == whole.result.state.tobytes()
+    assert [(row.number, row.attempt) for row in resumed.result.rounds] == [(1, 0), (2, 1), (3, 0)]
+    assert read_roster(run / "roster.toml").digest() == roster
+    secret = next(run.glob("ledgers/*/identity.key.c*"))  # of a committee member, or the key holder's
+    secret.unlink()
+    with pytest.raises(ConfigError, match="is not the roster of the parties' keys"):
+        resume(run, task=tiny_task())
+
+
 def test_a_private_run_keeps_committed_rounds_and_tries_the_interrupted_one_afresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,5 +201,5 @@ def test_a_run_writes_its_roster_and_resumes_only_under_the_same_keys(tmp_path: 
     resume(run)
     assert (run / "roster.toml").read_bytes() == before
     rotate_key(tmp_path / "ledgers" / "north" / "identity.key", silo="north")
-    with pytest.raises(ConfigError, match=r"roster.toml: is not the roster of the silos' keys"):
+    with pytest.raises(ConfigError, match=r"roster.toml: is not the roster of the parties' keys"):
         resume(run)

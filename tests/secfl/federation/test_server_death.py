@@ -18,7 +18,7 @@ from small_study import PHASES, SILOS, MemoryJournal, Study, open_study, study_t
 from protocols import secagg
 from protocols.identity import Roster
 from protocols.session import SessionParameters
-from protocols.shape import Aggregate, Chunk, PhaseSummary, Reply, Request, ServerSession, Upload, Words
+from protocols.shape import Aggregate, Chunk, MessageLimits, PhaseSummary, Reply, Request, ServerSession, Upload, Words
 from secfl.encoding import decode_mean
 from secfl.engines.base import Carried, upload
 from secfl.federation.run import _round_plan, first_checkpoint, run_rounds
@@ -56,6 +56,10 @@ class ServerInAnotherProcess(ServerSession):
     def requests(self) -> Iterator[Request]:
         for party, header, chunks in self._call("requests"):
             yield Request(party, header, chunks)
+
+    def reply_limits(self) -> MessageLimits:
+        limits: MessageLimits = self._call("reply_limits")
+        return limits
 
     def begin(self, header: bytes) -> Upload:
         return _Collected(self, header)

@@ -1,0 +1,89 @@
+"""A party's sessions between two messages: one sealed file a session, written whole before an answer leaves.
+
+An old copy of such a file brought back does no harm: what was answered is on record in the once-only store, which lies
+elsewhere, and a party that no longer knows an answer gives none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TypeVar
+
+from protocols.errors import PeerFault, UsageError
+from protocols.session import SessionId
+from protocols.shape import PartySession
+from secfl.files import sync_directory, write_whole
+
+__all__ = ["SealedSessions"]
+
+KEY_BYTES = 32
+SUFFIX = ".session"
+
+SessionT = TypeVar("SessionT", bound=PartySession)
+
+
+class SealedSessions:
+    """The folder of one party; it holds the keys and shares of open sessions, sealed.
+
+    :param directory: made if absent, for its owner alone; not the place of the once-only store's backups.
+    :param key: 32 bytes, this party's own; whoever has it and the files has the sessions' secrets.
+    :raises UsageError: a key of another length.
+    """
+
+    def __init__(self, directory: str | Path, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise UsageError(f"storage key: {len(key)} bytes; allowed: {KEY_BYTES}")
+        self._directory = Path(directory)
+        self._key = key
+        if not self._directory.is_dir():
+            self._directory.mkdir(mode=0o700, parents=True)
+            sync_directory(self._directory.parent)
+        for leftover in self._directory.glob(f".*{SUFFIX}.*.new"):  # of a process that was killed while it wrote
+            leftover.unlink()
+
+    def save(self, session_id: SessionId, session: PartySession) -> None:
+        """Write a session; its answer may leave when this returns.
+
+        :raises OSError: the disk refused; the file before is as it was, and the answer must stay.
+        """
+        write_whole(self._path(session_id), session.save(self._key), mode=0o600)
+
+    def load(self, restore: Callable[[bytes, bytes], SessionT]) -> dict[SessionId, SessionT]:
+        """All sessions, the one saved last at the end.
+
+        :param restore: ``(blob, key)`` to the session.
+        :raises UsageError: names a file that does not open under this key, for this party.
+        """
+        return {self._session_id(path): self._restored(path, restore) for path in sorted(self._files(), key=_written)}
+
+    def forget_others(self, kept: Collection[SessionId]) -> None:
+        """Erase all sessions but these."""
+        for path in self._files():
+            if self._session_id(path) not in kept:
+                path.unlink()
+
+    def __repr__(self) -> str:
+        return f"SealedSessions({str(self._directory)!r})"
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._directory.iterdir() if path.suffix == SUFFIX]
+
+    def _path(self, session_id: SessionId) -> Path:
+        return self._directory / f"{session_id.hex()}{SUFFIX}"
+
+    def _session_id(self, path: Path) -> SessionId:
+        try:
+            return SessionId(bytes.fromhex(path.stem))
+        except ValueError:
+            raise UsageError(f"{path}: its name is not that of a session") from None
+
+    def _restored(self, path: Path, restore: Callable[[bytes, bytes], SessionT]) -> SessionT:
+        try:
+            return restore(path.read_bytes(), self._key)
+        except PeerFault as fault:
+            raise UsageError(f"{path}: not a session of this party under this key: {fault.reason.value}") from None
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
