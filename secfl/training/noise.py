@@ -23,7 +23,7 @@ __all__ = ["NOISE_SOURCE", "GridNoise"]
 
 NOISE_SOURCE = (
     "discrete Gaussian on a grid of 2^-26 of its width or finer, sampled exactly from operating-system random words "
-    "(Canonne, Kamath, Steinke 2020); gradients are clipped and summed in floating point"
+    "(Canonne, Kamath, Steinke 2020); gradients are bounded and summed in floating point"
 )
 
 _GRID_BITS = 26

@@ -103,8 +103,13 @@ class Exchange:
             for key, _ in self._selector.select(0.01):
                 if key.data is None:
                     self._accept()
-                elif self._wires.get(key.data) is not None:
+                elif self._is_open(key):
                     self._guarded(key.data, lambda party=key.data: self._take(server, party, settled))
+
+    def _is_open(self, key: selectors.SelectorKey) -> bool:
+        """A party that came back in this very moment has a new connection: what the old one had to say is void."""
+        wire = self._wires.get(key.data)
+        return wire is not None and wire.connection is key.fileobj
 
     def _gone(self) -> set[str]:
         """Parties that the operator knows will not come back; the stand-in for a deadline."""
@@ -113,6 +118,7 @@ class Exchange:
 
     def _accept(self) -> None:
         connection, _address = self._listener.accept()
+        connection.settimeout(PATIENCE_SECONDS / 4)  # a wait without end would be a fault of these tests
         wire = Wire(connection, self._points)
         try:
             _hello, party = wire.receive()
