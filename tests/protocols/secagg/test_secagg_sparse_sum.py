@@ -93,7 +93,8 @@ def test_sparse_sum_is_exact_up_to_the_limit_and_refused_past_it(drops: list[Dro
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(900)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(patterns(), st.sampled_from(["one", "two"]))
 def test_sparse_sum_is_exact_up_to_the_limit_and_refused_past_it_at_length(drops: list[Drop], name: str) -> None:
     check(sparse(name=name), drops)
