@@ -44,7 +44,8 @@ PHASES = (
 
 PUBLISHED = {
     # Bonawitz et al. 2017 (CCS), running times per round in ms: vectors of 100,000 entries, one thread, Java, Xeon
-    # E5-1650 v3. (clients, dropouts): client total at no dropouts, server's unmasking, server total.
+    # E5-1650 v3. Not yet compared with the paper's own tables: check before quoting.
+    # (clients, dropouts): client total at no dropouts, server's unmasking, server total.
     (500, 0.0): (849, 1268, 2018),
     (500, 0.1): (None, 61586, 62239),
     (500, 0.3): (None, 142847, 143389),
