@@ -21,6 +21,7 @@ __all__ = [
     "LedgerSettings",
     "Model",
     "Privacy",
+    "Rounds",
     "Run",
     "Server",
     "SiloSettings",
@@ -76,6 +77,8 @@ class SiloSettings(_Section):
     name: Name
     nominal_size: Annotated[int, Field(ge=1, lt=2**40)]
     """Public number of training records, declared, not counted."""
+    training_seconds: PositiveFloat | None = None
+    """Simulated seconds that its training takes, in buffered rounds alone; left out: 1."""
 
 
 class Training(_Section):
@@ -163,6 +166,24 @@ class Server(_Section):
     """Silos asked in a round, chosen at random; None for all. Never counted as amplification of privacy."""
 
 
+class Rounds(_Section):
+    """When a round is over and from which models updates may start; see `secfl.federation.buffered`."""
+
+    mode: Literal["synchronous", "buffered"] = "synchronous"
+    """`buffered`: a session closes at a quota of updates, which may start from older models. Protocol oneshot alone."""
+    quota: Annotated[int, Field(ge=2)] | None = None
+    """Updates that close a session of buffered rounds: minimum contributors to all silos. Left out: the minimum."""
+    window: Annotated[int, Field(ge=0, le=256)] = 4
+    """Of buffered rounds: older models from which an update may start, beside the newest."""
+    staleness: Literal["none", "polynomial"] = "none"
+    """Of buffered rounds: `polynomial` weights an update from a model s versions old by (1 + s)^-1/2 (FedBuff)."""
+
+    @property
+    def buffered(self) -> bool:
+        """Whether rounds are buffered."""
+        return self.mode == "buffered"
+
+
 class Evaluation(_Section):
     """What is measured after a round."""
 
@@ -204,6 +225,7 @@ class Config(_Section):
     ledger: LedgerSettings = LedgerSettings()
     aggregation: Aggregation
     server: Server = Server()
+    rounds: Rounds = Rounds()
     evaluation: Evaluation
     simulation: Simulation = Simulation()
 
@@ -248,12 +270,18 @@ class Config(_Section):
         least = max(self.collusion_bound + 2, min(3, self.cohort_size))
         return self.aggregation.minimum_contributors or least
 
+    @property
+    def quota(self) -> int:
+        """Updates that close a session of buffered rounds."""
+        return self.rounds.quota or self.minimum_contributors
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         self._check_silos()
         self._check_privacy()
         self._check_server()
         self._check_aggregation()
+        self._check_rounds()
         for index, incident in enumerate(self.simulation.incidents):
             self._check_incident(f"simulation.incidents.{index}", incident)
         return self
@@ -288,6 +316,29 @@ class Config(_Section):
             if key in self.server.model_fields_set and self.server.optimiser not in optimisers:
                 problem = f"has no effect with optimiser {self.server.optimiser}"
                 raise ConfigError(f"server.{key}", problem, f"optimiser {' or '.join(optimisers)}")
+
+    def _check_rounds(self) -> None:
+        if not self.rounds.buffered:
+            plain = Rounds()
+            given = [
+                f"rounds.{key}"
+                for key in ("quota", "window", "staleness")
+                if getattr(self.rounds, key) != getattr(plain, key)
+            ]
+            given += [f"silo.{i}.training_seconds" for i, silo in enumerate(self.silo) if silo.training_seconds]
+            for key in given:
+                raise ConfigError(key, "has no effect in synchronous rounds", 'rounds.mode "buffered"')
+            return
+        if self.aggregation.protocol != "oneshot":
+            problem = f"buffered with protocol {self.aggregation.protocol}"
+            raise ConfigError("rounds.mode", problem, '"synchronous", or aggregation.protocol "oneshot"')
+        if not self.minimum_contributors <= self.quota <= len(self.silo):
+            allowed = f"{self.minimum_contributors} (the minimum of contributors) to {len(self.silo)} (all silos)"
+            raise ConfigError("rounds.quota", f"{self.quota}", allowed)
+        if self.server.cohort_size is not None:
+            raise ConfigError("server.cohort_size", "given, but buffered rounds ask every silo", "no such key")
+        if self.simulation.incidents:
+            raise ConfigError("simulation.incidents", "given, but buffered rounds have none yet", "no such tables")
 
     def _check_aggregation(self) -> None:
         aggregation, size, collusion = self.aggregation, self.cohort_size, self.collusion_bound

@@ -63,6 +63,7 @@ _NOTES = {
     ("Server", "learning_rate"): "1 with sgd and no momentum is federated averaging.",
     ("Server", "beta1"): "Of adam and yogi.",
     ("Server", "beta2"): "Of adam and yogi.",
+    ("Rounds", "mode"): "See [Run without waiting for slow silos](../how-to/buffered-rounds.md).",
     ("Incident", "party"): "A silo's name.",
     ("Incident", "kind"): "See [Survive dropouts](../how-to/dropouts.md).",
 }

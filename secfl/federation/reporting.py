@@ -223,6 +223,11 @@ def _not_protected(plan: Plan, engine: Engine) -> tuple[str, ...]:
         "Honesty of inputs: a silo may send any update within the clipping range.",
         "A server that lies about the result: it can hand out another model than the sum gives.",
     ]
+    if plan.config.rounds.buffered:
+        items.append(
+            "Updates against the choice of models: those in one sum start from different models, and a server that "
+            "chooses these models in bad faith learns more from the sum."
+        )
     if plan.private:
         items.append(
             "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from protocols.errors import EncodingError, SecflError
 from protocols.identity import Roster
 from protocols.session import SessionParameters
-from protocols.shape import Entropy, ServerSession
+from protocols.shape import Aggregate, Entropy, ServerSession
 from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
 from secfl.engines.base import Carried, Engine, PhaseRecord
 from secfl.federation.silo import context_hash
@@ -61,10 +62,17 @@ class RoundPlan:
     minimum_contributors: int | None = None
 
     def parameters(
-        self, number: int, attempt: int, cohort: Iterable[str], context: bytes, entropy: Entropy = os.urandom
+        self,
+        number: int,
+        attempt: int,
+        cohort: Iterable[str],
+        context: bytes,
+        entropy: Entropy = os.urandom,
+        **added: Any,
     ) -> SessionParameters:
         """Parameters of one attempt's session.
 
+        :param added: what only this protocol's sessions have.
         :raises UsageError: values that no session may have.
         """
         return offered(self.protocol).parameters(
@@ -83,6 +91,7 @@ class RoundPlan:
             threshold=self.threshold,
             collusion_bound=self.collusion_bound,
             minimum_contributors=self.minimum_contributors,
+            **added,
         )
 
     def open(self, parameters: SessionParameters) -> ServerSession:
@@ -97,6 +106,10 @@ class RoundPlan:
         parameters = self.parameters(number, attempt, cohort, context)
         return self.outcome(parameters, engine.run_session(self.open(parameters), context))
 
+    def weight(self, _parameters: SessionParameters, aggregate: Aggregate) -> int:
+        """Sum of the public weights that a sum's vectors were encoded with."""
+        return sum(self.weights[str(party)] for party in aggregate.contributors)
+
     def outcome(self, parameters: SessionParameters, carried: Carried) -> RoundOutcome:
         """What a session that was carried to its end comes to."""
         mean, failure = None, carried.failure
@@ -105,7 +118,7 @@ class RoundPlan:
         if carried.aggregate is not None:
             contributors = tuple(map(str, carried.aggregate.contributors))
             checks = carried.aggregate.checks
-            weight = sum(self.weights[party] for party in contributors)
+            weight = self.weight(parameters, carried.aggregate)
             try:
                 mean = decode_mean(carried.aggregate.sum, self.scheme, weight, layout=self.update_layout)
             except EncodingError as error:  # a sum that these contributors cannot have sent: nothing to use

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from protocols.errors import BudgetExceeded, ConfigError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
 from secfl.events import Observer as EventObserver
+from secfl.federation.buffered import BufferedPlan, BufferedRounds
 from secfl.federation.checkpoint import Checkpoint, Journal, Progress
 from secfl.federation.cohort import sample_cohort
 from secfl.federation.round import RoundOutcome, RoundPlan
@@ -90,10 +91,13 @@ def run_rounds(
     """
     loop = _Loop(plan, parties, engine, start, journal, evaluate, observer, events)
     reason = ""
-    for number in range(start.progress.finished_round + 1, plan.config.run.rounds + 1):
-        reason = loop.round(number)
-        if reason:
-            break
+    try:
+        for number in range(start.progress.finished_round + 1, plan.config.run.rounds + 1):
+            reason = loop.round(number)
+            if reason:
+                break
+    finally:
+        loop.close()
     progress = loop.progress
     status = "halted" if reason else "completed"
     return RunResult(
@@ -123,11 +127,17 @@ class _Loop:
         self._evaluate = evaluate
         self._observer = observer
         self._rounds = _round_plan(plan, parties, start.progress.run_id)
+        self._buffered = _buffered(self._rounds, plan, parties)
         self._optimiser = server_optimiser(plan.config)
         self._optimiser.restore(start.moments)
         self.progress = start.progress
         self.state = start.state
         journal.checkpoint(start)
+
+    def close(self) -> None:
+        """Give up what no session waits for any more."""
+        if self._buffered is not None:
+            self._buffered.close()
 
     def round(self, number: int) -> str:
         """Try a round until it gives a sum; return why the run halts, or nothing.
@@ -146,9 +156,12 @@ class _Loop:
         return _why_halted(outcome)
 
     def _attempt(self, number: int, attempt: int) -> RoundOutcome:
-        randomness = self._plan.randomness("server", number, attempt)
-        cohort = sample_cohort(tuple(self._parties.silos), self._plan.config.server.cohort_size, randomness)
-        outcome = self._rounds.run(self._engine, self.state, number, attempt, cohort)
+        if self._buffered is not None:
+            outcome = self._buffered.run(self._engine, self.state, number, attempt)
+        else:
+            randomness = self._plan.randomness("server", number, attempt)
+            cohort = sample_cohort(tuple(self._parties.silos), self._plan.config.server.cohort_size, randomness)
+            outcome = self._rounds.run(self._engine, self.state, number, attempt, cohort)
         metric = None
         finished = self.progress.finished_round
         if outcome.mean is not None:
@@ -174,7 +187,8 @@ class _Loop:
 
 def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
     aggregation = plan.config.aggregation
-    return RoundPlan(
+    kind = BufferedPlan if plan.config.rounds.buffered else RoundPlan
+    return kind(
         run_id=run_id,
         roster=parties.roster,
         scheme=plan.scheme,
@@ -187,6 +201,15 @@ def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
         collusion_bound=plan.config.collusion_bound,
         minimum_contributors=plan.config.minimum_contributors,
     )
+
+
+def _buffered(rounds: RoundPlan, plan: Plan, parties: Parties) -> BufferedRounds | None:
+    if not isinstance(rounds, BufferedPlan):
+        return None
+    chosen = plan.config.rounds
+    rounds = replace(rounds, quota=plan.config.quota, window=chosen.window, staleness=chosen.staleness)
+    seconds = {silo.name: silo.training_seconds or 1.0 for silo in plan.config.silo}
+    return BufferedRounds(rounds, parties.silos, seconds)
 
 
 def _apply(plan: Plan, state: State, step: npt.NDArray[np.float64]) -> State:

@@ -95,6 +95,8 @@ def resume(
     :raises ConfigError: no checkpoint, or the configuration is not the one that the run began with.
     """
     config, text = load_config(run_directory / CONFIGURATION)
+    if config.rounds.buffered:  # what silos had in training, and from which models, is in no checkpoint
+        raise ConfigError("resume", "not for buffered rounds yet", "a run of synchronous rounds, or a new run")
     start = load_checkpoint(run_directory)
     if start.progress.configuration_hash != _hash(text):
         raise ConfigError(str(run_directory / CONFIGURATION), "was changed since the run began", "the original file")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.base import Party
 from secfl.engines.storage import FileStore
 from secfl.events import jsonl_observer
+from secfl.federation.buffered_silo import BufferedSilo, staleness_units
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.model_code import model_code
 from secfl.federation.office import Office
@@ -91,7 +94,8 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         parameters = {name: state[name] for name in _trainable(model)}
     layout, update_layout = _layout(state), _layout(parameters)
     weights = {silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo}
-    scheme = _scheme(config, update_layout, max(weights.values()))
+    units = max(staleness_units(config.rounds.staleness, 0))
+    scheme = _scheme(config, update_layout, units * max(weights.values()))
     return Plan(
         config,
         directory,
@@ -123,7 +127,7 @@ def _scheme(config: Config, layout: TensorLayout, maximum_weight: int) -> Encodi
             maximum_contributors=config.cohort_size,
             layout_digest=layout.digest,
             maximum_weight=maximum_weight,
-            weighting="public" if aggregation.weights == "nominal" else "none",
+            weighting="public" if aggregation.weights == "nominal" or maximum_weight > 1 else "none",
             rounding=aggregation.rounding,
             on_overflow="clip",
         )
@@ -237,7 +241,11 @@ class _SetUp:
         ledger = _ledger(plan, settings, self.identities[name], self.home) if plan.private else None
         if ledger is not None:
             ledgers[name] = self.resources.enter_context(ledger)
-        return Silo(
+        rounds = plan.config.rounds
+        kind: Callable[..., Silo] = Silo
+        if rounds.buffered:
+            kind = partial(BufferedSilo, units=staleness_units(rounds.staleness, rounds.window))
+        return kind(
             self.identities[name],
             self.roster,
             _policy(plan),
