@@ -38,6 +38,7 @@ __all__ = [
     "choose_order",
     "compose",
     "epsilon",
+    "fits_budget",
     "noise_multiplier_for",
     "pld_epsilon",
     "prv_epsilon",
@@ -207,7 +208,7 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, ste
     high = int(MAX_NOISE_MULTIPLIER * _NOISE_MULTIPLIER_GRID)
 
     def fits(grid_point: int) -> bool:
-        return _plan_fits(epsilon, delta, SampledGaussian(sampling_rate, grid_point / _NOISE_MULTIPLIER_GRID, steps))
+        return fits_budget(epsilon, delta, SampledGaussian(sampling_rate, grid_point / _NOISE_MULTIPLIER_GRID, steps))
 
     if not fits(high):
         raise PrivacyError(
@@ -244,7 +245,8 @@ def steps_left(budget_filter: RdpFilter, spent: Iterable[Curve], sampling_rate: 
     return low
 
 
-def _plan_fits(budget_epsilon: float, delta: float, event: SampledGaussian) -> bool:
+def fits_budget(budget_epsilon: float, delta: float, event: PrivacyEvent) -> bool:
+    """Whether a plan of one event fits a budget under the filter at its best order, at once or step by step."""
     curve = rdp_curve(event)
     order = choose_order([event], delta)
     bound = budget_epsilon - float(_conversion(np.float64(order), delta))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from protocols.errors import PrivacyError
 from secfl.privacy.events import DistributedGaussian
@@ -121,14 +121,22 @@ class NoisePlan:
         return self.minimum_contributors - missing
 
     def event(
-        self, steps: int, *, sampling_rate: float = 1.0, adversary: Adversary = "server and colluding parties"
+        self, steps: int, *, sampling_rate: float = 1.0, adversary: Adversary | None = None
     ) -> DistributedGaussian:
-        """What ``steps`` sums cost against an adversary; by default the strongest that the plan is made for."""
+        """What ``steps`` sums cost against an adversary.
+
+        :param adversary: None for whoever knows most of those that the plan is made for, which is what a ledger is
+            charged: the server with the assumed colluders, or another party where nobody is assumed to collude.
+        """
+        unknown = (
+            min(map(self.unknown_shares, get_args(Adversary))) if adversary is None else self.unknown_shares(adversary)
+        )
         return DistributedGaussian(
             sampling_rate=sampling_rate,
             l2_sensitivity=self.l2_sensitivity,
             dimension=self.dimension,
             share_sigma=self.share_sigma,
-            shares=self.unknown_shares(adversary),
+            shares=unknown,
             steps=steps,
+            known_shares=self.minimum_contributors - unknown,
         )

@@ -65,6 +65,9 @@ class DistributedGaussian(PrivacyEvent, frozen=True, tag="distributed-gaussian")
     :param share_sigma: sigma of one share, from 0.25 on.
     :param shares: m, from 1 on.
     :param steps: number of sums released, 1 to 1e9.
+    :param known_shares: shares beyond these that even the smallest sum holds and that the adversary is assumed to know:
+        ``shares + known_shares`` is the fewest contributors. It changes no curve; it tells what weaker and stronger
+        adversaries learn.
     :raises PrivacyError: a parameter is out of its range or not a number.
     """
 
@@ -74,18 +77,24 @@ class DistributedGaussian(PrivacyEvent, frozen=True, tag="distributed-gaussian")
     share_sigma: float
     shares: int
     steps: int
+    known_shares: int = 0
 
     def __post_init__(self) -> None:
         require_sampling_rate(self.sampling_rate)
-        for name, low in (("l2_sensitivity", 0.0), ("share_sigma", MIN_SHARE_SIGMA)):
+        for name, least in (("l2_sensitivity", 0.0), ("share_sigma", MIN_SHARE_SIGMA)):
             value = getattr(self, name)
-            if not _is_number(value) or not low <= value <= MAX_LENGTH or value == 0:
-                raise PrivacyError(f"{name}: {value!r}; allowed: above {low:g}, at most {MAX_LENGTH:g}")
+            if not _is_number(value) or not least <= value <= MAX_LENGTH or value == 0:
+                raise PrivacyError(f"{name}: {value!r}; allowed: above {least:g}, at most {MAX_LENGTH:g}")
             msgspec.structs.force_setattr(self, name, float(value))
-        for name, high in (("dimension", MAX_DIMENSION), ("shares", MAX_SHARES), ("steps", MAX_STEPS)):
+        for name, low, high in (
+            ("dimension", 1, MAX_DIMENSION),
+            ("shares", 1, MAX_SHARES),
+            ("steps", 1, MAX_STEPS),
+            ("known_shares", 0, MAX_SHARES),
+        ):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= high:
-                raise PrivacyError(f"{name}: {value!r}; allowed: a whole number from 1 to {high}")
+            if type(value) is not int or not low <= value <= high:
+                raise PrivacyError(f"{name}: {value!r}; allowed: a whole number from {low} to {high}")
         msgspec.structs.force_setattr(self, "sampling_rate", float(self.sampling_rate))
 
     @property

@@ -160,6 +160,7 @@ def test_plans_that_no_bound_covers_are_refused(changes: dict[str, int], named: 
         ("shares", 0),
         ("steps", 0),
         ("steps", True),
+        ("known_shares", -1),
     ],
 )
 def test_events_out_of_range_are_refused_by_name(field: str, value: object) -> None:
