@@ -93,9 +93,13 @@ def part(raw: Chunk) -> Any:
 
 
 def run(
-    sealer: Sealer, parties: dict[str, Organisation], server: Any, vectors: dict[str, BasedVector]
+    sealer: Sealer,
+    parties: dict[str, Organisation],
+    server: Any,
+    vectors: dict[str, BasedVector],
+    keep: Callable[[Chunk], Any],
 ) -> list[dict[str, Any]]:
-    """All messages of a session whose clients seal by `sealer`; the last phase is closed."""
+    """All messages of a session whose clients seal by `sealer`, part by part; the last phase is closed."""
     messages = []
     while server.phase is not None:
         phase = server.phase
@@ -113,8 +117,8 @@ def run(
                 {
                     "phase": phase,
                     "party": str(request.party),
-                    "request": [part(item) for item in (request.header, *chunks)],
-                    "reply": [part(item) for item in (reply.header, *carried, reply.trailer)],
+                    "request": [keep(item) for item in (request.header, *chunks)],
+                    "reply": [keep(item) for item in (reply.header, *carried, reply.trailer)],
                 }
             )
         server.close_phase()
@@ -163,8 +167,8 @@ class Keeper:
         return sealed
 
 
-def session(recorded: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """The session, with sealed shares from the record as far as they fit."""
+def session(recorded: dict[str, dict[str, str]], keep: Callable[[Chunk], Any] = part) -> dict[str, Any]:
+    """The session, with sealed shares from the record as far as they fit; its messages as `keep` makes them."""
     who = identities()
     roster = Roster([identity.member() for identity in who.values()])
     chosen = parameters(roster)
@@ -177,7 +181,7 @@ def session(recorded: dict[str, dict[str, str]]) -> dict[str, Any]:
     vectors = {name: vector(name) for name in NAMES}
     keeper = Keeper([who[name].committee_key for name in NAMES], chosen.session_id(), recorded)
     sources = {name: BasedVector(ArraySource(vectors[name]), BASES[name]) for name in NAMES}
-    messages = run(keeper, parties, server, sources)
+    messages = run(keeper, parties, server, sources, keep)
     aggregate = server.result()
     return {
         "protocol": "oneshot",
