@@ -21,6 +21,7 @@ class LedgerSummary:
 
     :param head: to be remembered by others, and compared when the ledger is opened again.
     :param spent_curve: Rényi curve of ``spent``, for a successor to inherit.
+    :param inherited_curve: what of it earlier lineages spent; zeros for nothing.
     """
 
     silo: str
@@ -37,6 +38,7 @@ class LedgerSummary:
     releases: tuple[Release, ...]
     successor: str | None
     spent_curve: Curve
+    inherited_curve: Curve
 
 
 @dataclass(frozen=True)
@@ -115,4 +117,5 @@ def summarise(state: LedgerState, head: Head) -> LedgerSummary:
         releases=tuple(state.releases()),
         successor=state.successor,
         spent_curve=state.spent_curve(),
+        inherited_curve=state.inherited,
     )

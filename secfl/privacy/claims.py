@@ -1,0 +1,341 @@
+"""What a ledger promises, to whom: epsilon and delta against each adversary, and the sentence that says so.
+
+In mode A each silo's own noise stands against everybody. In modes B and C what counts is the noise in a sum that the
+adversary does not know: m shares, at the fewest contributors T_min, out of the floors that the silo insists on.
+
+| adversary | m |
+|---|---|
+| outsider, server | T_min |
+| another silo | T_min - 1: it knows its own |
+| server with c silos | T_min - c |
+
+Those claims are computational: they hold as long as secure aggregation hides single vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import Literal
+
+from protocols.errors import PrivacyError
+from secfl.privacy.accounting import Curve, RdpFilter, compose, rdp_curve
+from secfl.privacy.budget import require_delta
+from secfl.privacy.discrete_gaussian import DiscreteGaussian
+from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian, SampledGaussian
+from secfl.privacy.ledger_state import ReleaseState
+from secfl.privacy.ledger_summary import LedgerSummary
+
+__all__ = ["AdversaryClaim", "Charged", "CollusionPoint", "Floors", "Mode", "claims", "epsilon_by_colluders"]
+
+Mode = Literal["local-dp-sgd", "distributed-dp-sgd", "client-level"]
+
+FILTER = "RDP filter at a fixed integer order"
+RELATIONS: dict[Mode, str] = {
+    "local-dp-sgd": "add or remove one record of one silo",
+    "distributed-dp-sgd": "add or remove one record of one silo",
+    "client-level": "replace one silo's update by zero; that it takes part is visible",
+}
+_PROTECTED: dict[Mode, str] = {
+    "local-dp-sgd": "any single record of a silo",
+    "distributed-dp-sgd": "any single record of a silo",
+    "client-level": "any silo's whole update",
+}
+_ROOMY = 1e6
+_LOCAL_SIGMA = 2.0**27
+"""About the steps of mode A's grid; the sampler's error is the same for all of its widths."""
+_SPENT = (ReleaseState.SENDING, ReleaseState.COMMITTED)
+
+
+@dataclass(frozen=True)
+class Charged:
+    """What one silo's ledger counts as spent.
+
+    :param events: of all releases that left the silo, or may have.
+    :param order: the filter's.
+    :param inherited: curve of what earlier lineages spent; None for nothing.
+    """
+
+    events: tuple[AnyPrivacyEvent, ...]
+    delta: float
+    order: int
+    inherited: Curve | None = None
+
+    @classmethod
+    def of(cls, summary: LedgerSummary) -> Charged:
+        """That of a verified ledger."""
+        events = tuple(release.reservation.event for release in summary.releases if release.state in _SPENT)
+        inherited = summary.inherited_curve if summary.inherited_curve.any() else None
+        return cls(events, summary.budget.delta, summary.order, inherited)
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Public facts about a run that its claims rest on.
+
+    :param minimum_contributors: T_min; no smaller sum is opened.
+    :param colluding: c_max, parties assumed to be in league with the server.
+    :param protocol: name of the protocol that hides single vectors.
+    :param protocol_holds_to: most colluders against whom it does so; None: ``colluding``.
+    :param protocol_failure: probability, one sum, that its graph or keys leave a vector bare whatever is computed
+        (2^-40 on a sparse graph, 0 on the complete one).
+    :param padding_failure: probability, one step, that a sample does not fit a padded batch; 0 without padding.
+    :param local_dimension: coordinates that mode A draws noise for in a step; its sampler's error grows with them.
+    :raises PrivacyError: numbers that no session can have.
+    """
+
+    minimum_contributors: int
+    colluding: int
+    protocol: str
+    protocol_holds_to: int | None = None
+    protocol_failure: float = 0.0
+    padding_failure: float = 0.0
+    local_dimension: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.colluding < self.minimum_contributors:
+            raise PrivacyError(
+                f"colluding: {self.colluding} of {self.minimum_contributors} contributors; allowed: 0 to "
+                f"{self.minimum_contributors - 1}"
+            )
+        for name in ("protocol_failure", "padding_failure"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise PrivacyError(f"{name}: {getattr(self, name)!r}; allowed: 0 or more, below 1")
+
+
+@dataclass(frozen=True)
+class AdversaryClaim:
+    """What is promised against one adversary.
+
+    :param colluding: silos that it has on its side; None: any number.
+    :param shares: m, the fewest over the releases; None where every silo's noise stands by itself.
+    :param epsilon: None: nothing is promised.
+    :param delta: all of ``delta_parts`` together; None: nothing is promised.
+    :param delta_parts: what it is made of, by name, zero parts left out.
+    :param computational: it rests on the protocol, and that on assumptions about what can be computed.
+    """
+
+    adversary: str
+    sentence: str
+    colluding: int | None
+    shares: int | None
+    epsilon: float | None
+    delta: float | None
+    delta_parts: Mapping[str, float]
+    accountant: str
+    computational: bool
+
+
+@dataclass(frozen=True)
+class CollusionPoint:
+    """Epsilon against the server with c silos.
+
+    :param epsilon: None: nothing is promised, for the reason in ``void``.
+    :param assumed: c is within what the run was planned for.
+    """
+
+    colluding: int
+    shares: int
+    epsilon: float | None
+    assumed: bool
+    void: str
+
+
+def claims(mode: Mode, charged: Sequence[Charged], floors: Floors) -> tuple[AdversaryClaim, ...]:
+    """One claim per adversary: outsider, server, another silo, server with colluding silos.
+
+    :param charged: of one silo or more; the claim is the weakest of them.
+    :raises PrivacyError: no ledgers, or floors or a delta out of range.
+    """
+    if not charged:
+        raise PrivacyError("charged: no ledgers; allowed: at least one")
+    known = {"outsider": 0, "server": 0, "another silo": 1, "server with colluding silos": floors.colluding}
+    return tuple(_claim(mode, adversary, count, charged, floors) for adversary, count in known.items())
+
+
+def epsilon_by_colluders(
+    charged: Sequence[Charged], floors: Floors, highest: int | None = None
+) -> tuple[CollusionPoint, ...]:
+    """Epsilon against the server with c silos, for c = 0 to ``highest`` (by default T_min: there it is void).
+
+    In mode A the silos' own noise stands, and epsilon is the same for every c.
+    """
+    last = floors.minimum_contributors if highest is None else highest
+    return tuple(_point(charged, floors, colluding) for colluding in range(last + 1))
+
+
+def curve_against(charged: Charged, known: int) -> Curve | None:
+    """Rényi curve of what was spent, against an adversary that knows ``known`` shares of every sum.
+
+    :returns: None where a sum holds no other share.
+    """
+    curves = [] if charged.inherited is None else [charged.inherited]
+    for event in charged.events:
+        if isinstance(event, DistributedGaussian):
+            shares = event.shares + event.known_shares - known
+            if shares < 1:
+                return None
+            curves.append(rdp_curve(replace_shares(event, shares, known)))
+        else:
+            curves.append(rdp_curve(event))
+    return compose(curves)
+
+
+def replace_shares(event: DistributedGaussian, shares: int, known: int) -> DistributedGaussian:
+    """The same release, as seen by who knows ``known`` shares of the fewest."""
+    return DistributedGaussian(
+        event.sampling_rate, event.l2_sensitivity, event.dimension, event.share_sigma, shares, event.steps, known
+    )
+
+
+def _point(charged: Sequence[Charged], floors: Floors, colluding: int) -> CollusionPoint:
+    assumed = colluding <= floors.colluding
+    shares = floors.minimum_contributors - colluding
+    distributed = any(isinstance(event, DistributedGaussian) for one in charged for event in one.events)
+    holds_to = floors.colluding if floors.protocol_holds_to is None else floors.protocol_holds_to
+    void = ""
+    if distributed and shares < 1:
+        void = "they know all the noise that the smallest sum holds"
+    elif distributed and colluding > holds_to:
+        void = f"{floors.protocol} hides single vectors from the server and at most {holds_to} silos"
+    elif distributed and not assumed and any(one.inherited is not None for one in charged):
+        void = "what the lineage inherited was counted against fewer colluders"
+    found = None if void else _epsilon(charged, colluding)
+    if found is None and not void:
+        void = "they know all the noise that an earlier sum holds"
+    return CollusionPoint(colluding, max(0, shares), found, assumed, void)
+
+
+def _epsilon(charged: Sequence[Charged], known: int) -> float | None:
+    values = []
+    for one in charged:
+        curve = curve_against(one, known)
+        if curve is None:
+            return None
+        values.append(_filter_epsilon(one, curve))
+    return max(values)
+
+
+def _filter_epsilon(charged: Charged, curve: Curve) -> float:
+    """At the ledger's order: valid whatever was chosen after looking, within the ledger's budget."""
+    require_delta(charged.delta)
+    # The filter's conversion does not depend on its budget, which only has to leave the order some room.
+    return RdpFilter(charged.order, _ROOMY, charged.delta).epsilon_of(curve)
+
+
+def _claim(mode: Mode, adversary: str, known: int, charged: Sequence[Charged], floors: Floors) -> AdversaryClaim:
+    kinds = {type(event) for one in charged for event in one.events}
+    distributed = DistributedGaussian in kinds or (not kinds and mode != "local-dp-sgd")
+    colluding = adversary == "server with colluding silos"
+    if distributed and colluding and floors.colluding == 0:
+        sentence = "Nothing is claimed against the server together with silos: the run assumes that none helps it."
+        return AdversaryClaim(adversary, sentence, 0, floors.minimum_contributors, None, None, {}, FILTER, True)
+    epsilon = _epsilon(charged, known)
+    parts = _delta_parts(charged, known, floors, epsilon, distributed) if epsilon is not None else {}
+    delta = math.fsum(parts.values())
+    shares = _fewest_shares(charged, floors, known) if distributed else None
+    if epsilon is None or delta >= 1:
+        reason = "it knows all the noise that the smallest sum holds" if epsilon is None else "delta would be 1"
+        sentence = f"Nothing is promised against this adversary ({adversary}): {reason}."
+        return AdversaryClaim(adversary, sentence, None, shares, None, None, {}, FILTER, distributed)
+    bound = f"({_up(epsilon)}, {_delta(delta)})-differential privacy"
+    return AdversaryClaim(
+        adversary=adversary,
+        sentence=(
+            f"{_who(adversary, distributed, floors)} learns about {_PROTECTED[mode]} no more than {bound} allows; "
+            f"{_grounds(shares, floors)}"
+        ),
+        colluding=(floors.colluding if distributed else None) if colluding else 0,
+        shares=shares,
+        epsilon=epsilon,
+        delta=delta,
+        delta_parts=parts,
+        accountant=FILTER,
+        computational=distributed,
+    )
+
+
+def _who(adversary: str, distributed: bool, floors: Floors) -> str:
+    if not distributed:
+        return {
+            "outsider": "Who sees the final model or every global model",
+            "server": "The server, even if secure aggregation failed and it saw every single update,",
+            "another silo": "Another silo, which sees every global model,",
+            "server with colluding silos": "The server together with any number of the other silos",
+        }[adversary]
+    silos = "one of the other silos" if floors.colluding == 1 else f"up to {floors.colluding} of the other silos"
+    return {
+        "outsider": "Who sees every global model and no message",
+        "server": "The server, which sees every message and every sum,",
+        "another silo": "Another silo, which sees every global model and knows its own noise,",
+        "server with colluding silos": f"The server together with {silos}",
+    }[adversary]
+
+
+def _grounds(shares: int | None, floors: Floors) -> str:
+    if shares is None:
+        return "every silo's noise stands by itself."
+    noise = "the noise of at least one silo" if shares == 1 else f"the noise of at least {shares} silos"
+    return (
+        f"each sum holds {noise} that it does not know. This is computational: it holds as long as {floors.protocol} "
+        "hides single vectors, whose own noise is less."
+    )
+
+
+def _fewest_shares(charged: Sequence[Charged], floors: Floors, known: int) -> int:
+    """m over all releases; where there is none yet, by the floors."""
+    fewest = [
+        event.shares + event.known_shares
+        for one in charged
+        for event in one.events
+        if isinstance(event, DistributedGaussian)
+    ]
+    return max(0, min(fewest, default=floors.minimum_contributors) - known)
+
+
+def _delta_parts(
+    charged: Sequence[Charged], known: int, floors: Floors, epsilon: float, distributed: bool
+) -> dict[str, float]:
+    """What delta is made of.
+
+    A mechanism within total variation eta of one that is (epsilon, delta)-private is itself private with
+    delta + (1 + e^epsilon) eta: eta once for each of the two neighbours.
+    """
+    factor = 1 + math.exp(min(epsilon, 700.0))
+    steps = max((sum(event.steps for event in one.events) for one in charged), default=0)
+    sums = max(
+        (sum(event.steps for event in one.events if isinstance(event, DistributedGaussian)) for one in charged),
+        default=0,
+    )
+    parts = {
+        "accountant": max(one.delta for one in charged),
+        "noise sampler": factor * max(_sampler_distance(one, known, floors.local_dimension) for one in charged),
+        "samples beyond the padded batch": factor * steps * floors.padding_failure,
+        "statistical failure of the protocol": factor * sums * floors.protocol_failure if distributed else 0.0,
+    }
+    return {name: value for name, value in parts.items() if value > 0}
+
+
+def _sampler_distance(charged: Charged, known: int, local_dimension: int) -> float:
+    """Total variation of all noise that counts from exact: m d T eta (only m shares of a sum have to be right)."""
+    distances = []
+    for event in charged.events:
+        if isinstance(event, DistributedGaussian):
+            draws = (event.shares + event.known_shares - known) * event.dimension * event.steps
+            distances.append(draws * DiscreteGaussian(event.share_sigma).total_variation)
+        elif isinstance(event, SampledGaussian):
+            distances.append(local_dimension * event.steps * DiscreteGaussian(_LOCAL_SIGMA).total_variation)
+    return math.fsum(distances)
+
+
+def _up(value: float) -> str:
+    """Upwards to 3 decimals."""
+    return "0" if value == 0 else str(Decimal(repr(value)).quantize(Decimal("0.001"), ROUND_CEILING))
+
+
+def _delta(value: float) -> str:
+    """Upwards to 6 significant digits."""
+    exact = Decimal(repr(value))
+    return f"{float(exact.quantize(Decimal((0, (1,), exact.adjusted() - 5)), ROUND_CEILING)):.6g}"
