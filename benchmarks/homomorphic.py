@@ -9,7 +9,9 @@ Sessions are the real ones and every message is bytes. At 30 % dropouts so many 
 in; at the opening as many of the one-shot committee as may be.
 
 "Client" is all that a client computes, "an upload" all that the server computes for one vector, adding it included,
-"opening" what the server or the holder of the secret key computes once; processor time on one pinned core, medians.
+"opening" what the server or the holder of the secret key computes once; processor time on one pinned core, medians. The
+one-shot openings with and without dropouts take turns; their ratio is that of the least times, which other work on the
+machine can only lengthen.
 Encrypting with TenSEAL takes so long that one client's ciphertext stands for all; "encrypted" and "added" say how many.
 """
 
@@ -44,7 +46,10 @@ COMMITTEE = 5
 COLLUSION = 1
 SLOTS = 4096
 PLAIN_MODULUS = 1032193
-REPEATS = 7
+REPEATS = 41
+"""Openings of each one-shot session at most."""
+OPENED = 10**8
+"""Parameters opened in all these repetitions at most, but three repetitions at least."""
 MOST_ADDED = 10**8
 """Parameters added up at most with TenSEAL, over all clients."""
 IN_MEMORY = 10**9
@@ -68,6 +73,8 @@ class Row:
     opening: float
     encrypted: int
     added: int
+    least_opening: float | None = None
+    """The least of several openings."""
 
 
 def values(client: int, d: int) -> np.ndarray:
@@ -143,13 +150,13 @@ class Session:
         if not np.array_equal(server.result().sum, self.expected % 2 ** word_bits(self.n)):
             raise SystemExit("the sum is wrong: no figure of this run means anything")
 
-    def row(self, scheme: str, dropouts: float, opening: float) -> Row:
+    def row(self, scheme: str, dropouts: float, openings: list[float]) -> Row:
         """Costs; what the server does at the end of phases, before the opening, is part of the uploads."""
         lost = set().union(*self.lost.values())
         client = median(seconds for party, seconds in self.client.items() if party not in lost)
         count = len(self.uploads)
         upload = median(self.uploads) + sum(self.closing.values()) / count
-        costs = (seconds / self.d * NANO for seconds in (client, upload, opening))
+        costs = (seconds / self.d * NANO for seconds in (client, upload, median(openings)))
         first, second, third = costs
         return Row(
             scheme,
@@ -163,6 +170,7 @@ class Session:
             third,
             count,
             count,
+            min(openings) / self.d * NANO,
         )
 
 
@@ -220,14 +228,13 @@ def measure_oneshot(n: int, d: int, spool: Callable[[], Any]) -> list[Row]:
     deque(zip_longest(*(session.run_to("Opening") for session in sessions)), maxlen=0)
     blobs = [(session.server.save(), roster) for session, roster in zip(sessions, rosters, strict=True)]
     seconds: list[list[float]] = [[], []]
-    for turn in range(REPEATS):
+    for turn in range(max(3, min(REPEATS, OPENED // d))):
         for position in (0, 1) if turn % 2 else (1, 0):
             server = oneshot.restore_server(*blobs[position])
             seconds[position].append(spent(server.close_phase))
             sessions[position].check(server)
     return [
-        session.row("one-shot", share, median(taken))
-        for session, share, taken in zip(sessions, dropouts, seconds, strict=True)
+        session.row("one-shot", share, taken) for session, share, taken in zip(sessions, dropouts, seconds, strict=True)
     ]
 
 
@@ -246,7 +253,7 @@ def measure_secagg(n: int, d: int, dropouts: float, spool: Callable[[], Any]) ->
     deque(session.run_to("Unmask"), maxlen=0)
     opening = spent(server.close_phase)
     session.check(server)
-    return session.row("SecAgg", dropouts, opening)
+    return session.row("SecAgg", dropouts, [opening])
 
 
 @dataclass(frozen=True)
@@ -305,13 +312,14 @@ def reached(rows: list[Row], n: int, d: int) -> list[dict[str, Any]]:
     """The figures that this library is to reach, and whether it does."""
     found = {(row.scheme, row.dropouts): row for row in rows if (row.n, row.d) == (n, d)}
     ours, dropped, ckks = found["one-shot", 0.0], found["one-shot", 0.3], found["CKKS (TenSEAL)", None]
+    openings = [row.least_opening or row.opening for row in (dropped, ours)]
     where = f", n = {n}, d = {d:.0e}"
     figures = [
         ("one-shot client, ns a parameter" + where, ours.client, "<=", 25),
         ("CKKS client / one-shot client" + where, ckks.client / ours.client, ">=", 40),
         ("CKKS bytes / one-shot bytes" + where, ckks.vector_bytes / ours.vector_bytes, ">=", 12),
         ("one-shot bits / (d b), shares apart" + where, 8 * ours.vector_bytes / word_bits(n), "<=", 1.30),
-        ("one-shot opening, 30 % dropouts / none" + where, dropped.opening / ours.opening, "<=", 1.05),
+        ("one-shot opening, 30 % dropouts / none" + where, openings[0] / openings[1], "<=", 1.05),
         ("one-shot upload, 30 % dropouts / none" + where, dropped.upload / ours.upload, "<=", 1.05),
     ]
     return [

@@ -12,11 +12,12 @@ from protocols.identity import Roster
 from protocols.oneshot import messages as m
 from protocols.oneshot.agreement import Agreement, check_agreement, pinned_committee
 from protocols.oneshot.lattice import Encryption, sample_key
+from protocols.oneshot.negacyclic import BATCH_BLOCKS
 from protocols.oneshot.packed_shamir import deal, pack_share
 from protocols.oneshot.records import Polynomial, Words64
 from protocols.oneshot.sealing import seal_share, share_label
 from protocols.party import Answer, Idle, PartyShell, SecretState, Transition, needed
-from protocols.primitives.bitpack import pack, packed_size
+from protocols.primitives.bitpack import Packer, packed_size
 from protocols.primitives.merkle import root
 from protocols.session import ClientPolicy, SessionParameters
 from protocols.shape import Chunk, VectorSource, base_of
@@ -96,14 +97,20 @@ class OneShotClient(PartyShell[States]):
             encryption = Encryption(agreement.lattice, layout, self.session_id, key, self.entropy)
         finally:
             key.fill(0)
-        scratch = np.empty(agreement.coefficients_of_chunk(0), np.uint64)
+        # A few blocks at a time stay in the cache from first step to last; the frame alone is fresh memory.
+        batch = BATCH_BLOCKS * agreement.lattice.degree
+        scratch = np.empty(min(batch, agreement.chunk_coefficients), np.uint64)
+        packer = Packer(layout.sent_bits, scratch.size)
         for index in range(agreement.ciphertext_chunks):
-            start = index * agreement.chunk_coefficients
-            words = scratch[: agreement.coefficients_of_chunk(index)]
-            _encode(agreement, vector, index, words)
-            encryption.encrypt(words, start // agreement.lattice.degree, words)
-            buffer, packed = frame(len(sealed) + index, packed_size(words.size, layout.sent_bits))
-            pack(words, layout.sent_bits, out=packed)
+            size = agreement.coefficients_of_chunk(index)
+            buffer, packed = frame(len(sealed) + index, packed_size(size, layout.sent_bits))
+            for low in range(0, size, batch):
+                words = scratch[: min(batch, size - low)]
+                start = index * agreement.chunk_coefficients + low
+                _encode(agreement, vector, start, words)
+                encryption.encrypt(words, start // agreement.lattice.degree, words)
+                at = low * layout.sent_bits // 8
+                packer.pack(words, packed[at : at + packed_size(words.size, layout.sent_bits)])
             yield buffer
 
     TRANSITIONS: ClassVar[tuple[Transition[Any], ...]] = (
@@ -111,20 +118,20 @@ class OneShotClient(PartyShell[States]):
     )
 
 
-def _encode(agreement: Agreement, vector: VectorSource, index: int, words: Words64) -> None:
-    """Plaintext coefficients of one chunk of the ciphertext.
+def _encode(agreement: Agreement, vector: VectorSource, first: int, words: Words64) -> None:
+    """Plaintext coefficients from the one numbered `first` on.
 
     :raises UsageError: an entry that does not fit; a source that yields another length or dtype.
     """
     slots = agreement.slots.layout.slots
-    start = index * agreement.chunk_coefficients * slots
+    start = first * slots
     stop = min(start + words.size * slots, vector.length)
     source = vector.read(start, stop)
     if source.shape != (stop - start,) or source.dtype.kind != "u":
         raise UsageError(
-            f"vector: chunk {index} is {source.dtype}{list(source.shape)}; expected {stop - start} unsigned"
+            f"vector: entries {start} to {stop}: {source.dtype}{list(source.shape)}; expected {stop - start} unsigned"
         )
     try:
         agreement.slots.encode(source, words)
     except UsageError as error:
-        raise UsageError(f"vector: chunk {index}: {error}") from None
+        raise UsageError(f"vector: entries {start} to {stop}: {error}") from None

@@ -117,21 +117,35 @@ class Slots:
         :param out: uint64 array of at least ceil(len(words) / slots) coefficients, overwritten.
         :raises UsageError: an entry of 2^b or more, or beyond the bound.
         """
-        dtype = word_dtype(self.bits)
+        slots = self.layout.slots
+        values = np.empty(min(words.size, _PIECE * slots), word_dtype(self.bits))
+        part = np.empty(min(out.size, _PIECE), np.uint64)
+        for low in range(0, out.size, _PIECE):
+            source, target = words[low * slots : (low + _PIECE) * slots], out[low : low + _PIECE]
+            shifted = self._shifted(source, values[: source.size])
+            lowest = shifted[::slots]
+            np.copyto(target[: lowest.size], lowest)
+            target[lowest.size :] = 0
+            for slot in range(1, slots):
+                entries = shifted[slot::slots]
+                np.copyto(part[: entries.size], entries)
+                np.left_shift(part[: entries.size], np.uint64(slot * self.layout.width), out=part[: entries.size])
+                np.bitwise_or(target[: entries.size], part[: entries.size], out=target[: entries.size])
+
+    def _shifted(self, words: Words, values: Words) -> Words:
+        """What a slot holds for each entry, in `values`.
+
+        :raises UsageError: see `encode`.
+        """
         if words.size and int(words.max()) >> self.bits:
             raise UsageError(f"an entry does not fit into {self.bits} bits")
-        values = words.astype(dtype, copy=False)
+        np.copyto(values, words, casting="same_kind")
         if self.bound:
-            values = np.add(values, dtype.type(self.bound))
-            np.bitwise_and(values, dtype.type((1 << self.bits) - 1), out=values)
+            np.add(values, values.dtype.type(self.bound), out=values)
+            np.bitwise_and(values, values.dtype.type((1 << self.bits) - 1), out=values)
             if values.size and int(values.max()) > _largest(self.bits, self.bound):
                 raise UsageError(f"an entry is beyond +-{self.bound}")
-        out.fill(0)
-        for slot in range(self.layout.slots):
-            part = values[slot :: self.layout.slots].astype(np.uint64)
-            if slot:
-                np.left_shift(part, np.uint64(slot * self.layout.width), out=part)
-            np.bitwise_or(out[: part.size], part, out=out[: part.size])
+        return values
 
     def decode(self, plain: Words64, contributors: int, out: Words) -> None:
         """Take the sums out of plaintext coefficients.

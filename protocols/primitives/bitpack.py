@@ -19,7 +19,7 @@ import numpy.typing as npt
 from protocols.errors import FaultReason, PeerFault, UsageError
 from protocols.primitives.ring import Words, check_words, word_dtype
 
-__all__ = ["pack", "packed_size", "unpack"]
+__all__ = ["Packer", "pack", "packed_size", "unpack"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -60,16 +60,46 @@ def pack(words: Words, bits: int, *, out: Bytes | None = None) -> Bytes:
         return out
     if out is None:
         out = np.empty(size, np.uint8)
-    entries = _CHUNK_BYTES // words.itemsize
-    scratch = _Chunk(bits, min(words.size, entries))
-    for low in range(0, words.size, entries):
-        chunk = words[low : low + entries]
-        if int(chunk.max()) >> bits:
-            raise UsageError(f"a word does not fit into {bits} bits: reduce before packing")
-        at = low * bits // 8
-        size = packed_size(chunk.size, bits)
-        out[at : at + size] = scratch.pack(chunk)[:size]
+    Packer(bits, words.size).pack(words, out)
     return out
+
+
+class Packer:
+    """Packs arrays of one width, one after the other, in scratch space that is allocated once.
+
+    What was packed last stays in that space.
+
+    :param bits: 1..64.
+    :param entries: most entries of an array; less saves space.
+    :raises UsageError: bits out of range.
+    """
+
+    def __init__(self, bits: int, entries: int) -> None:
+        dtype = word_dtype(bits)
+        self._bits = bits
+        self._entries = max(1, min(entries, _CHUNK_BYTES // dtype.itemsize))
+        self._scratch = None if bits == 8 * dtype.itemsize else _Chunk(bits, self._entries)
+
+    def pack(self, words: Words, out: Bytes) -> None:
+        """Pack words into ``out``; both as for :func:`pack`.
+
+        :raises UsageError: see :func:`pack`.
+        """
+        check_words(words, self._bits)
+        _check_output(out, packed_size(words.size, self._bits))
+        if self._scratch is None:
+            out[:] = np.ascontiguousarray(words).view(np.uint8)
+            return
+        step = self._entries if words.size <= self._entries else self._entries // _GROUP * _GROUP
+        if not step:
+            raise UsageError(f"{words.size} entries for a packer of {self._entries}")
+        for low in range(0, words.size, step):
+            chunk = words[low : low + step]
+            if int(chunk.max()) >> self._bits:
+                raise UsageError(f"a word does not fit into {self._bits} bits: reduce before packing")
+            at = low * self._bits // 8
+            size = packed_size(chunk.size, self._bits)
+            out[at : at + size] = self._scratch.pack(chunk)[:size]
 
 
 def unpack(buffer: bytes | bytearray | memoryview | Bytes, count: int, bits: int) -> Words:

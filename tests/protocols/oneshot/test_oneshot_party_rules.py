@@ -515,7 +515,7 @@ def test_vector_that_does_not_fit_is_refused_and_the_answer_is_not_used_up(vecto
             return good[start:stop].astype(np.int32) if vector == "dtype" else good[start : stop - 1]
 
     bad = {"bits": ArraySource(good | np.uint32(1 << 20)), "bound": ArraySource(np.full(len(good), 1001, np.uint32))}
-    with pytest.raises(UsageError, match="vector: chunk 0"):
+    with pytest.raises(UsageError, match="vector: entries 0 to 150"):
         cohort.session(ME).handle(header, vector=bad.get(vector, Source()))
     assert cohort.stores[ME]._records == {}
     ends_well(cohort)
