@@ -91,7 +91,7 @@ def _claimed_silo(ledger: Path) -> str:
             return msgspec.json.decode(file.readline(_LONGEST_LINE), type=_FirstLine).entry.silo
     except FileNotFoundError:
         raise LedgerCorrupt(f"{ledger}: no such ledger") from None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LedgerCorrupt(f"{ledger}: its first line does not name a silo") from None
 
 

@@ -85,7 +85,7 @@ class DirectoryJournal:
             return 0
         try:
             begun = msgspec.json.decode(self._begun_path.read_bytes(), type=_Begun)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(str(self._begun_path), f"is damaged: {error}", "a file that secfl wrote") from None
         return begun.attempt + 1 if begun.round == number else 0
 
@@ -122,7 +122,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         tensors = numpy_format.load(path.read_bytes())
         progress = msgspec.json.decode(metadata.get("progress", ""), type=Progress)
         state = tensors.pop(_STATE)
-    except (SafetensorError, msgspec.DecodeError, KeyError) as error:
+    except (SafetensorError, msgspec.DecodeError, RecursionError, KeyError) as error:
         raise ConfigError(str(path), f"is not a checkpoint: {error}", "a file that secfl wrote") from None
     moments = {name.removeprefix(_MOMENT): values for name, values in tensors.items()}
     return Checkpoint(progress, state, moments)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -86,7 +86,8 @@ def open_private(
     parts = [part for part in _BLOCK_ENDS.split(raw) if part.strip()] if several else [raw]
     try:
         keys = [load_pem_private_key(part, password=secret) for part in parts]
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
+        # cryptography raises the last for a raw key that OpenSSL refuses, such as an X448 key of 32 bytes.
         if secret is not None:
             raise ConfigError(str(path), "does not open", "the passphrase that it was encrypted under") from None
         raise ConfigError(str(path), "is a damaged private key", allowed) from None

@@ -86,7 +86,7 @@ def read_mark(path: Path) -> Head | None:
         return None
     try:
         head = msgspec.json.decode(raw[:_MAX_MARK_BYTES], type=Head)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LedgerCorrupt(f"[LG-19] {path}: not a high-water mark") from None
     if _encode_mark(head) != raw:
         raise LedgerCorrupt(f"[LG-19] {path}: not a high-water mark as this library writes it")

@@ -196,7 +196,7 @@ class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         try:
             return msgspec.json.decode(raw, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError("report", str(error), f"a report of schema version {SCHEMA_VERSION}") from None
 
 

@@ -31,6 +31,8 @@ def main() -> None:
     for number, seed in enumerate(chosen.seeds()):
         (found / f"seed-{number:03}").write_bytes(seed)
 
+    longest = max(65536, *(2 * len(seed) for seed in chosen.seeds()))
+
     def mutate(raw: bytes, size: int, seed: int) -> bytes:
         return chosen.mutate(raw, size, seed, atheris.Mutate)
 
@@ -38,7 +40,7 @@ def main() -> None:
         sys.argv[0],
         f"-max_total_time={arguments.seconds}",
         f"-runs={arguments.runs}",
-        "-max_len=65536",
+        f"-max_len={longest}",
         "-rss_limit_mb=4096",
         "-timeout=20",
         "-print_final_stats=1",

@@ -35,7 +35,7 @@ from protocols.shape import (
 from protocols.signed import NO_CHUNKS, MemorySpool
 from protocols.suites import SUITES, SealingKem
 from protocols.testing.cohort import SessionHarness
-from protocols.testing.malformed import changed, signed_reply
+from protocols.testing.malformed import changed, decoded, signed_reply
 from protocols.testing.network import Network, deliver
 from protocols.testing.randomness import DeterministicEntropy
 from protocols.testing.storage import MemoryStore
@@ -325,3 +325,20 @@ def deal_off(cohort: OneShotCohort, dealer: str, members: Iterable[str], positio
         label = share_label(cohort.server.session_id, cohort.parameters.index(dealer), place)
         shares[member] = seal_share(cohort.roster.member(member).sealing_key, pack_share(share), label)
     deliver(cohort.server, resealed(cohort, dealer, shares))
+
+
+def lie(cohort: OneShotCohort, member: str) -> None:
+    """Deliver a share of the sum that is off, so that blame follows."""
+    genuine = cohort.answer(member)
+    share = unpack_share(decoded(genuine.header, m.OpeningReply).share, 4101)
+    share[0] += np.uint64(1)
+    forged = changed(genuine.header, m.OpeningReply, share=pack_share(share))
+    deliver(cohort.server, signed_reply(cohort.identities[member], cohort.server.session_id, m.OPENING, forged, ()))
+
+
+def advance(cohort: OneShotCohort, phase: str) -> None:
+    """Open this phase; c03 lies in the opening if it is blame."""
+    if phase == "Blame":
+        cohort.advance("Opening")
+        lie(cohort, "c03")
+    cohort.advance(phase)

@@ -10,37 +10,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from oneshot_cohort import STORAGE_KEY, OneShotCohort
+from oneshot_cohort import STORAGE_KEY, OneShotCohort, advance, lie
 
 from protocols.errors import FaultReason, PeerFault, ProtocolError, ServerFault
 from protocols.identity import Role
 from protocols.oneshot import messages as m
-from protocols.oneshot.packed_shamir import pack_share, unpack_share
 from protocols.shape import Chunk, Reply
-from protocols.testing.malformed import changed, decoded, signed_reply
+from protocols.testing.malformed import changed, signed_reply
 from protocols.testing.network import deliver
 
 PHASES = ("Contribution", "Check", "Opening", "Blame")
 MEMBER_STATES = ("Idle", "Checked", "Opened", "Blamed")
 ME = "c02"
 Said = tuple[bytes, list[Chunk], Reply]
-
-
-def lie(cohort: OneShotCohort, member: str) -> None:
-    """Deliver a share of the sum that is off, so that blame follows."""
-    genuine = cohort.answer(member)
-    share = unpack_share(decoded(genuine.header, m.OpeningReply).share, 4101)
-    share[0] += np.uint64(1)
-    forged = changed(genuine.header, m.OpeningReply, share=pack_share(share))
-    deliver(cohort.server, signed_reply(cohort.identities[member], cohort.server.session_id, m.OPENING, forged, ()))
-
-
-def advance(cohort: OneShotCohort, phase: str) -> None:
-    """Open this phase; c03 lies in the opening if it is blame."""
-    if phase == "Blame":
-        cohort.advance("Opening")
-        lie(cohort, "c03")
-    cohort.advance(phase)
 
 
 def conversation(name: str = "oneshot", party: str = ME, **options) -> dict[str, Said]:
