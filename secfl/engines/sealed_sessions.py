@@ -57,6 +57,19 @@ class SealedSessions:
         """
         return {self._session_id(path): self._restored(path, restore) for path in sorted(self._files(), key=_written)}
 
+    def find(self, session_id: SessionId, restore: Callable[[bytes, bytes], SessionT]) -> SessionT | None:
+        """One session, or None where there is no file of it.
+
+        :param restore: as for :meth:`load`, with its error.
+        """
+        path = self._path(session_id)
+        return self._restored(path, restore) if path.exists() else None
+
+    def keep_newest(self, number: int) -> None:
+        """Erase all sessions but those saved last."""
+        for path in sorted(self._files(), key=_written)[:-number]:
+            path.unlink()
+
     def forget_others(self, kept: Collection[SessionId]) -> None:
         """Erase all sessions but these."""
         for path in self._files():

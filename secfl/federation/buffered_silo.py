@@ -115,7 +115,7 @@ class BufferedSilo(Silo):
         try:
             if work.base not in need.bases:
                 raise UsageError(f"{self.identity.id!r}: the session takes no update from model {work.base.hex()[:16]}")
-            weight = self._weight * self._units[need.bases.index(work.base)]
+            weight = self._weight() * self._units[need.bases.index(work.base)]
             words, local = Encoder(self._scheme, work.entropy, self._training.update_layout).encode(work.update, weight)
             reply = session.party.handle(header, chunks, vector=BasedVector(ArraySource(words), work.base))
             if work.reservation is not None and self.ledger is not None:

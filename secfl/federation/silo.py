@@ -11,13 +11,16 @@ import numpy.typing as npt
 
 from protocols.errors import FaultReason, PolicyRefused, PrivacyError, ProtocolError, ServerFault
 from protocols.identity import Identity, Role, Roster
+from protocols.organisation import Organisation
 from protocols.primitives.labels import tagged_hash
-from protocols.session import ClientPolicy, SessionParameters
+from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
+from protocols.wire import peek_session_id
 from secfl.encoding import Encoder, EncodingScheme, TensorLayout
+from secfl.engines.sealed_sessions import SealedSessions
 from secfl.events import Event
 from secfl.federation.randomness import Randomness, operating_system
-from secfl.open_sessions import OpenSessions
+from secfl.open_sessions import OPEN_SESSIONS, OpenSessions
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, Reservation
 from secfl.registry import offered
@@ -27,9 +30,12 @@ __all__ = ["LocalNote", "LocalTraining", "Silo", "context_hash"]
 Vector = npt.NDArray[np.float32]
 
 
-def context_hash(layout: TensorLayout, context: bytes) -> bytes:
-    """Hash of the global model that a session is bound to."""
-    return tagged_hash("context", layout.digest, context)
+def context_hash(layout: TensorLayout, context: bytes, *bound: bytes) -> bytes:
+    """Hash of the global model that a session is bound to.
+
+    :param bound: what else all parties must have before them.
+    """
+    return tagged_hash("context", layout.digest, context, *bound)
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,14 @@ class LocalTraining:
     :param event: what one call costs; None without privacy.
     :param layout: of the global state.
     :param update_layout: of the update.
+    :param bound: what a session is bound to beside the global model, such as the settings that came with it.
     """
 
     update: Callable[[Vector, Entropy], Vector]
     event: AnyPrivacyEvent | None
     layout: TensorLayout
     update_layout: TensorLayout
+    bound: tuple[bytes, ...] = ()
 
 
 class LocalNote(Event, frozen=True, kw_only=True):
@@ -80,13 +88,15 @@ class Silo:
     :param store: once-only record; a path of its own, never inside a saved session.
     :param training: local training and its cost.
     :param scheme: the encoding that this silo agreed to; another one is refused.
-    :param weight: public weight of its update.
+    :param weight: public weight of its update; where the encoding has private weights, what gives it after training.
     :param protocol: name of the protocol.
     :param roles: what this organisation does in each session: a silo may be on the committee as well.
     :param ledger: open for writing; None without privacy.
     :param randomness: source of training's and rounding's choices in each attempt.
     :param entropy: source of keys, seeds and shares.
     :param notes: told of what concerns this silo alone; it depends on private records and must not leave the silo.
+    :param state: sealed files of the open sessions, written before an answer leaves, for a silo that lives in another
+        process with each request. Not on the store's disk image or backup: see `secfl.engines.sealed_sessions`.
     """
 
     def __init__(  # noqa: PLR0913  everything outside pure computation is passed in
@@ -98,13 +108,14 @@ class Silo:
         store: OnceStore,
         training: LocalTraining,
         scheme: EncodingScheme,
-        weight: int = 1,
+        weight: int | Callable[[], int] = 1,
         protocol: str = "secagg",
         roles: Collection[Role] = (Role.CLIENT,),
         ledger: Ledger | None = None,
         randomness: Randomness = operating_system,
         entropy: Entropy = os.urandom,
         notes: Callable[[LocalNote], None] | None = None,
+        state: SealedSessions | None = None,
     ) -> None:
         self._notes = notes
         self.identity = identity
@@ -113,13 +124,14 @@ class Silo:
         self._policy = policy
         self._store = store
         self._training = training
-        self._weight = weight
+        self._weight: Callable[[], int] = weight if callable(weight) else lambda: weight
         self._scheme = scheme
         self._randomness = randomness
         self._entropy = entropy
         self._protocol = offered(protocol)
         self._roles = frozenset(roles)
         self._open: OpenSessions[_Open] = OpenSessions()
+        self._state = state
 
     def answer(self, header: bytes, chunks: Iterable[Chunk], context: bytes) -> Reply:
         """Answer a request; see `secfl.engines.base.Party`.
@@ -128,13 +140,16 @@ class Silo:
         :raises ServerFault: CONTEXT_MISMATCH, the model at hand is not the one the session is bound to.
         :raises ProtocolError: this silo's disk refused; nothing was sent.
         """
-        session = self._open.of(header) or _Open(self._party())
+        session = self._open.of(header) or _Open(self._restored(header) or self._party())
         need = session.party.inspect(header)
         try:
             if not need.vector:
                 reply = session.party.handle(header, chunks)
             else:
                 reply = self._contribute(session, need, header, chunks, context)
+            if self._state is not None:  # after the ledger's `sending`: what is kept here may be sent again
+                self._state.save(need.session_id, session.party)
+                self._state.keep_newest(OPEN_SESSIONS)
         except OSError as error:
             raise ProtocolError(f"{need.phase}: the disk of {self.identity.id!r} refused: {error.strerror}") from error
         if self._protocol.phases[need.phase] is Role.CLIENT:
@@ -161,7 +176,8 @@ class Silo:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
             entropy = self._randomness(str(self.identity.id), need.parameters.round_number, need.parameters.attempt)
             encoder = Encoder(self._scheme, entropy, self._training.update_layout)
-            words, local = encoder.encode(self._training.update(state, entropy), self._weight)
+            update = self._training.update(state, entropy)
+            words, local = encoder.encode(update, self._weight())
             reply = session.party.handle(header, chunks, vector=ArraySource(words))
             if reservation is not None and self.ledger is not None:
                 self.ledger.sending(reservation)
@@ -195,13 +211,16 @@ class Silo:
             raise PolicyRefused("vector length", proposed.vector_length, f"{length}, as the model has it")
         self._protocol.check_bound(proposed, self._scheme.largest_entry)
         size = 4 * self._training.layout.size
-        if len(context) != size or context_hash(self._training.layout, context) != need.context_hash:
+        if len(context) != size or self._context_hash(context) != need.context_hash:
             raise ServerFault(
                 FaultReason.CONTEXT_MISMATCH,
                 "the model that came with the request is not the one that the session is bound to",
                 phase=need.phase,
                 session=need.session_id.hex()[:16],
             )
+
+    def _context_hash(self, context: bytes) -> bytes:
+        return context_hash(self._training.layout, context, *self._training.bound)
 
     def _reserve(self, parameters: SessionParameters) -> Reservation | None:
         if self.ledger is None or self._training.event is None:
@@ -213,6 +232,26 @@ class Silo:
             round=parameters.round_number,
             attempt=parameters.attempt,
         )
+
+    def _restored(self, header: bytes) -> PartySession | None:
+        """The session that an earlier process of this silo kept."""
+        if self._state is None:
+            return None
+
+        def restore(blob: bytes, key: bytes) -> Organisation:
+            return Organisation.restore(
+                blob,
+                key,
+                self._protocol.package,
+                self.identity,
+                self._roster,
+                self._policy,
+                roles=self._roles,
+                entropy=self._entropy,
+                store=self._store,
+            )
+
+        return self._state.find(SessionId(peek_session_id(header)), restore)
 
     def _party(self) -> PartySession:
         return self._protocol.organisation(

@@ -1,0 +1,183 @@
+"""`secagg_mod`: what a Flower client adds so that its update leaves in a secure sum or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from protocols.errors import EncodingError, FaultReason, PolicyRefused, ProtocolError, ServerFault
+from protocols.shape import Entropy, Need
+from protocols.wire import peek_kind
+from secfl.encoding import EncodingScheme, TensorLayout
+from secfl.engines.flower.envelope import Letter, has_letter, own_records, read_letter, write_letter
+from secfl.engines.flower.home import NodeHome
+from secfl.engines.flower.roll_call import answer_call
+from secfl.engines.flower.terms import Terms, bound_parts, model_of
+from secfl.events import jsonl_observer
+from secfl.federation.silo import LocalTraining, Silo, Vector
+from secfl.registry import offered
+
+__all__ = ["secagg_mod"]
+
+
+def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """A Flower mod: ``@app.train(mods=[secagg_mod])``. It must be the first, so that nothing is around it.
+
+    It answers the requests of a `SecureAggregation` and calls the app's function when its update is needed. **It fails
+    closed**: a training message that is not part of a session is an error, and the app is not called; nor is there any
+    reply with arrays to a message of another type. Keys, roster and floors are the node's own
+    (`secfl.engines.flower.home`).
+
+    :raises SecflError: the node refuses; the server sees the error's kind and text, which carry no private value.
+    """
+    if message.metadata.message_type.partition(".")[0] != "train":
+        return _without_arrays(call_next(message, context))
+    if not has_letter(message):
+        raise ServerFault(
+            FaultReason.MALFORMED,
+            "a training message outside any secure session: an unprotected update never leaves this node "
+            "(is the strategy on the server wrapped in SecureAggregation?)",
+        )
+    letter = read_letter(message)
+    with NodeHome.open(NodeHome.locate(context.node_config)) as home:
+        if letter.kind == "call":
+            answer = answer_call(letter, home.identity, home.roster, context.run_id, context.node_id)
+            return Message(write_letter(answer), reply_to=message)
+        return _answer(home, letter, message, context, call_next)
+
+
+def _answer(
+    home: NodeHome, letter: Letter, message: Message, context: Context, call_next: ClientAppCallable
+) -> Message:
+    if letter.kind != "request":
+        raise ServerFault(FaultReason.MALFORMED, f"a letter of kind {letter.kind!r}")
+    with jsonl_observer(home.path / "local.jsonl", mode=0o600) as notes:
+        if letter.terms:
+            app = _AppTraining(message, context, call_next, Terms.from_bytes(letter.terms), home)
+            model = app.state.astype("<f4").tobytes()
+            silo = _silo(home, letter, Silo, app.training(), app.scheme, weight=app.weight, notes=notes)
+        else:
+            model, silo = b"", _silo(home, letter, _WithoutModel, _NO_TRAINING, _NO_SCHEME)
+        reply = silo.answer(letter.header, letter.chunks, model)
+    content = write_letter(Letter("answer", reply.header, reply.chunks, reply.trailer))
+    return Message(content, reply_to=message)
+
+
+def _silo(
+    home: NodeHome, letter: Letter, kind: type[Silo], training: LocalTraining, scheme: EncodingScheme, **options: object
+) -> Silo:
+    protocol, _ = peek_kind(letter.header)
+    everybody = [str(member.id) for member in home.roster]
+    return kind(
+        home.identity,
+        home.roster,
+        home.policy(protocol),
+        store=home.store,
+        training=training,
+        scheme=scheme,
+        protocol=protocol,
+        roles=offered(protocol).roles(home.identity, home.roster, everybody),
+        state=home.sessions,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+class _AppTraining:
+    """The app's training function, as a silo's."""
+
+    def __init__(
+        self, message: Message, context: Context, call_next: ClientAppCallable, terms: Terms, home: NodeHome
+    ) -> None:
+        self._message, self._context, self._call_next = message, context, call_next
+        self._terms = terms
+        self._party = str(home.identity.id)
+        self._examples = 0
+        if terms.weights == "public" and dict(terms.public) != home.floors.weights:
+            raise PolicyRefused("weights", dict(terms.public), f"{home.floors.weights}, as this node has them")
+        try:
+            self.scheme = EncodingScheme.from_bytes(terms.encoding)
+        except EncodingError as error:
+            raise ServerFault(FaultReason.MALFORMED, str(error)) from None
+        expected = {"examples": "private", "public": "public", "uniform": "none"}[terms.weights]
+        if self.scheme.weighting != expected:
+            raise PolicyRefused("weighting", self.scheme.weighting, f"{expected}, with weights {terms.weights!r}")
+        self._name, arrays = model_of(message.content)
+        tensors = {name: array.numpy() for name, array in arrays.items()}
+        self._layout = TensorLayout.of(tensors)
+        self.state: Vector = np.asarray(self._layout.flatten(tensors), np.float32)
+        self._bound = bound_parts(message.content, terms, self._layout)
+
+    def training(self) -> LocalTraining:
+        """As a silo takes it."""
+        return LocalTraining(self._update, None, self._layout, self._layout, self._bound)
+
+    def weight(self) -> int:
+        """Of the update, known once the app has trained."""
+        if self._terms.weights == "examples":
+            return self._examples
+        return dict(self._terms.public).get(self._party, 1)
+
+    def _update(self, state: Vector, _entropy: Entropy) -> Vector:
+        """Call the app; its arrays less the global model."""
+        content = self._message.content
+        rest = {name: record for name, record in content.items() if name not in own_records()}
+        self._message.content = RecordDict(rest)
+        try:
+            reply = self._call_next(self._message, self._context)
+        except Exception as error:
+            # What the app says may hold private records, and Flower would send it to the server.
+            raise ProtocolError(
+                f"the app's training raised {type(error).__name__}; its text stays at the node"
+            ) from error
+        if not reply.has_content():
+            raise ProtocolError("the app's training replied with an error; its text stays at the node")
+        trained = self._trained(reply.content)
+        if self._terms.weights == "examples":
+            self._examples = self._number_of_examples(reply.content)
+        return trained - state
+
+    def _trained(self, content: RecordDict) -> Vector:
+        _, arrays = model_of(content)
+        tensors = {name: array.numpy() for name, array in arrays.items()}
+        for entry in self._layout.entries:
+            # Flower's adaptive strategies turn the global model to float64, which an app loads as float32.
+            found = tensors.get(entry.name)
+            if found is not None and found.dtype.kind == "f":
+                tensors[entry.name] = found.astype(entry.dtype, copy=False)
+        return np.asarray(self._layout.flatten(tensors), np.float32)
+
+    def _number_of_examples(self, content: RecordDict) -> int:
+        key, found = self._terms.weighted_by, []
+        for record in content.metric_records.values():
+            found += [record[key]] if key in record else []
+        if len(found) != 1:
+            raise ProtocolError(f"the app's reply has {len(found)} metrics {key!r}; expected: one")
+        number = found[0]
+        if isinstance(number, list) or number != int(number):
+            raise ProtocolError(f"the app's metric {key!r} is not a whole number")
+        return int(number)
+
+
+class _WithoutModel(Silo):
+    """A silo that is asked for anything but its vector."""
+
+    def _check_agreed(self, need: Need, _context: bytes) -> None:
+        detail = "the vector is asked for, and no model and terms came with the request"
+        raise ServerFault(FaultReason.MALFORMED, detail, phase=need.phase)
+
+
+def _never(_state: Vector, _entropy: Entropy) -> Vector:
+    raise ProtocolError("there is no model to train")
+
+
+_NO_LAYOUT = TensorLayout.of({"none": np.zeros(1, np.float32)})
+_NO_TRAINING = LocalTraining(_never, None, _NO_LAYOUT, _NO_LAYOUT)
+_NO_SCHEME = EncodingScheme.choose(1.0, 8, maximum_contributors=2, layout_digest=_NO_LAYOUT.digest)
+
+
+def _without_arrays(reply: Message) -> Message:
+    """A reply to a message that is no training: metrics may pass."""
+    if reply.has_content() and any(isinstance(record, ArrayRecord) for record in reply.content.values()):
+        raise ProtocolError("a reply with arrays to a message that is no training; only a secure session takes arrays")
+    return reply
