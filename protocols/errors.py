@@ -21,6 +21,7 @@ __all__ = [
     "PolicyRefused",
     "PrivacyError",
     "ProtocolError",
+    "ReportMismatch",
     "SecflError",
     "ServerFault",
     "ThresholdNotMet",
@@ -195,6 +196,17 @@ class LedgerCorrupt(PrivacyError):  # noqa: N818  the design's name
 
 class LedgerRolledBack(LedgerCorrupt):
     """An older copy of the ledger stands in the place of a newer one."""
+
+
+class ReportMismatch(PrivacyError):  # noqa: N818  reads as what it is
+    """A report says something else than the ledgers and records that it was made from.
+
+    :param what: the number, hash or signature, by its place in the report.
+    """
+
+    def __init__(self, what: str, found: object, expected: object) -> None:
+        self.what = what
+        super().__init__(f"{what}: {found}; the records say: {expected}")
 
 
 class EncodingError(SecflError):

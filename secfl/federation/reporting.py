@@ -1,62 +1,198 @@
-"""From a run's result to the report's records."""
+"""From the records of a run to its report.
+
+`secfl run` and `secfl report verify` both come through `assemble`: the one with the open ledgers, the other with what
+it reads from the run's directory. Whatever is computed here is thereby recomputed there.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
-from protocols.errors import MissingExtra, PrivacyError
+from secfl.config import Config
+from secfl.encoding import EncodingScheme, TensorLayout
+from secfl.encoding.layout import TensorEntry
 from secfl.engines.base import Engine
 from secfl.federation.run import RunResult
-from secfl.federation.setup import Parties, Plan, noise_source
-from secfl.privacy.crosscheck import prv_epsilon
-from secfl.privacy.events import AnyPrivacyEvent
-from secfl.privacy.ledger import Ledger, ReleaseState
+from secfl.federation.setup import Parties, Plan, encoding_scheme, noise_multipliers, noise_source
+from secfl.privacy.discrete_gaussian import DiscreteGaussian
+from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian
+from secfl.privacy.grid import grid_bound, grid_step
 from secfl.registry import Figures
+from secfl.report.accounts import (
+    Account,
+    charged_events,
+    forecast,
+    noise_levels,
+    present_event,
+    prv_of,
+    release_rows,
+    rounds_left,
+)
+from secfl.report.curves import curves_of
+from secfl.report.deployment import registry_entry
 from secfl.report.display import rounded_up
-from secfl.report.model import Claim, Evaluation, ReleaseRow, RunReport, SiloRow
+from secfl.report.model import (
+    Audit,
+    Baseline,
+    Claim,
+    Evaluation,
+    GroupPoint,
+    Mechanism,
+    NoiseRow,
+    Parameters,
+    RoundRow,
+    RunReport,
+    Sampling,
+    SiloRow,
+)
+from secfl.report.signatures import sign_head
+from secfl.report.summary import group_bound
+from secfl.training.sampling import BATCH_PADDING
 
-__all__ = ["build_report"]
+__all__ = ["RunRecords", "assemble", "build_report"]
 
 _VERSIONED = ("secfl", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
-_CHARGED = (ReleaseState.SENDING, ReleaseState.COMMITTED)
-
+GROUP_SIZES = (1, 2, 5)
 RELATION = "add or remove one record of one silo"
 
 
-def build_report(plan: Plan, parties: Parties, engine: Engine, result: RunResult, configuration: str) -> RunReport:
-    """Everything about a run, from its result and its ledgers."""
-    config = plan.config
-    silos = tuple(_silo(plan, parties, name) for name in parties.silos)
-    return RunReport(
-        name=config.run.name,
-        run_id=result.run_id,
-        started=result.started,
-        finished=result.finished,
-        status="halted" if result.status == "halted" else "completed",
-        status_reason=result.reason,
-        engine=engine.name,
-        simulation=engine.simulation,
-        privacy_mode=config.training.mode,
-        noise_source=noise_source(plan),
-        claims=_claims(plan, silos),
-        silos=silos,
-        rounds=result.rounds,
-        rounds_planned=config.run.rounds,
-        evaluation=_evaluation(plan, result),
-        protocol=config.aggregation.protocol,
-        protocol_parameters=_protocol(plan),
-        protocol_promises=config.protocol.promises(_figures(plan)),
-        encoding=plan.scheme.describe(),
-        training=_training(plan),
-        not_protected=_not_protected(plan, engine),
-        model_hash=hashlib.sha256(result.state.astype("<f4").tobytes()).hexdigest(),
-        data_description=config.ledger.source,
-        versions={"python": platform.python_version(), **{name: _version(name) for name in _VERSIONED}},
-        configuration=configuration,
+@dataclass(frozen=True)
+class RunRecords:
+    """Everything that a report is made from.
+
+    :param configuration: text of the configuration.
+    :param keys: identity key of each silo, hex, as the roster pins it.
+    :param accounts: ledger of each silo; empty without privacy.
+    :param signatures: of the silos over their ledgers' heads, hex.
+    :param model_hash: SHA-256 of the final model's file, hex.
+    :param update_size: coordinates of an update.
+    """
+
+    config: Config
+    configuration: str
+    run_id: str
+    started: str
+    finished: str
+    status: str
+    reason: str
+    engine: str
+    simulation: bool
+    noise_source: str
+    rounds: tuple[RoundRow, ...]
+    metric: float | None
+    model_hash: str
+    update_size: int
+    keys: Mapping[str, str]
+    roster_hash: str
+    accounts: Mapping[str, Account] = field(repr=False)
+    signatures: Mapping[str, str]
+    versions: Mapping[str, str]
+    audits: tuple[Audit, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+
+    @property
+    def scheme(self) -> EncodingScheme:
+        """The encoding that follows from the configuration."""
+        entry = TensorEntry("update", "float32", (self.update_size,))
+        return encoding_scheme(self.config, TensorLayout((entry,)))
+
+    @property
+    def events(self) -> tuple[AnyPrivacyEvent, ...]:
+        """What the ledgers have been charged, in one list; for their parameters, not to be added up."""
+        return tuple(event for account in self.accounts.values() for event in charged_events(account.state))
+
+
+def build_report(
+    plan: Plan, parties: Parties, engine: Engine, result: RunResult, configuration: str, model: bytes
+) -> RunReport:
+    """Everything about a run that has just ended; each silo signs the head of its ledger.
+
+    :param model: content of the final model's file.
+    """
+    model_hash = hashlib.sha256(model).hexdigest()
+    accounts = {name: Account(ledger.state, ledger.head) for name, ledger in parties.ledgers.items()}
+    signatures = {
+        name: sign_head(
+            parties.silos[name].identity.signing_key,
+            run_id=result.run_id,
+            model_hash=model_hash,
+            silo=name,
+            lineage=account.state.genesis.lineage,
+            head=account.head,
+        )
+        for name, account in accounts.items()
+    }
+    return assemble(
+        RunRecords(
+            config=plan.config,
+            configuration=configuration,
+            run_id=result.run_id,
+            started=result.started,
+            finished=result.finished,
+            status=result.status,
+            reason=result.reason,
+            engine=engine.name,
+            simulation=engine.simulation,
+            noise_source=noise_source(plan),
+            rounds=result.rounds,
+            metric=result.metric,
+            model_hash=model_hash,
+            update_size=plan.update_layout.size,
+            keys={name: parties.roster.member(name).identity_key.hex() for name in parties.silos},
+            roster_hash=parties.roster.digest().hex(),
+            accounts=accounts,
+            signatures=signatures,
+            versions={"python": platform.python_version(), **{name: _version(name) for name in _VERSIONED}},
+        )
     )
+
+
+def assemble(records: RunRecords) -> RunReport:
+    """The report that follows from the records."""
+    config = records.config
+    silos = tuple(_silo(records, silo.name) for silo in config.silo)
+    claims = _claims(records, silos)
+    report = RunReport(
+        name=config.run.name,
+        run_id=records.run_id,
+        started=records.started,
+        finished=records.finished,
+        status="halted" if records.status == "halted" else "completed",
+        status_reason=records.reason,
+        rounds_planned=config.run.rounds,
+        engine=records.engine,
+        simulation=records.simulation,
+        privacy_mode=config.training.mode,
+        label="benchmark, no claim" if records.baselines else "",
+        baselines=records.baselines,
+        mechanism=_mechanism(records),
+        sampling=_sampling(config),
+        claims=claims,
+        groups=_groups(claims),
+        curves=curves_of(records.accounts),
+        silos=silos,
+        rounds=records.rounds,
+        noise=_noise(records),
+        evaluation=_evaluation(config, records.metric),
+        protocol=config.aggregation.protocol,
+        protocol_parameters=_protocol(records),
+        protocol_promises=config.protocol.promises(_figures(config)),
+        encoding={key.replace("_", " "): value for key, value in records.scheme.describe().items()},
+        training=_training(config),
+        not_protected=_not_protected(records),
+        audits=records.audits,
+        roster_hash=records.roster_hash,
+        model_hash=records.model_hash,
+        data_description=config.ledger.source,
+        versions=dict(records.versions),
+        configuration=records.configuration,
+    )
+    return registry_entry(report)
 
 
 def _version(package: str) -> str:
@@ -66,14 +202,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _silo(plan: Plan, parties: Parties, name: str) -> SiloRow:
-    training = plan.config.training
-    nominal = next(silo.nominal_size for silo in plan.config.silo if silo.name == name)
-    ledger = parties.ledgers.get(name)
-    key = parties.roster.member(name).identity_key.hex()
-    if ledger is None:
+# -- budget ------------------------------------------------------------------------------------------------------------
+
+
+def _silo(records: RunRecords, name: str) -> SiloRow:
+    training = records.config.training
+    nominal = next(silo.nominal_size for silo in records.config.silo if silo.name == name)
+    account = records.accounts.get(name)
+    if account is None:
         return SiloRow(
             name=name,
+            source=records.config.ledger.source,
             nominal_records=nominal,
             budget_epsilon=None,
             delta=None,
@@ -87,69 +226,43 @@ def _silo(plan: Plan, parties: Parties, name: str) -> SiloRow:
             steps_per_round=training.steps_per_round,
             clip_norm=None,
             ledger_head="",
-            public_key=key,
+            public_key=records.keys[name],
             releases=(),
         )
-    summary = ledger.summary()
-    noise = plan.noise_multipliers[name]
+    state, budget = account.state, account.state.genesis.budget
+    event = present_event(state, records.run_id)
+    left = None if event is None else rounds_left(state.filter, state.charged_curves(), event)
     return SiloRow(
         name=name,
+        lineage=state.genesis.lineage,
+        source=state.genesis.source,
+        fingerprint=state.genesis.fingerprint,
         nominal_records=nominal,
-        budget_epsilon=summary.budget.epsilon,
-        delta=summary.budget.delta,
-        spent_epsilon=summary.spent.filter_epsilon,
-        reserved_epsilon=summary.reserved.filter_epsilon,
-        remaining_epsilon=summary.remaining.filter_epsilon,
-        prv_epsilon=_prv(ledger, summary.budget.delta),
-        rounds_left=ledger.steps_left(training.sampling_rate, noise) // training.steps_per_round,
+        budget_epsilon=budget.epsilon,
+        delta=budget.delta,
+        filter_order=state.genesis.order,
+        spent_epsilon=state.spent().filter_epsilon,
+        reserved_epsilon=state.reserved().filter_epsilon,
+        remaining_epsilon=state.remaining().filter_epsilon,
+        prv_epsilon=prv_of(charged_events(state), budget.delta),
+        rounds_left=left,
+        noise_levels=() if event is None else noise_levels(state, event),
+        forecast=() if event is None else forecast(state, event, min(left or 0, 2 * records.config.run.rounds)),
         sampling_rate=training.sampling_rate,
-        noise_multiplier=noise,
+        noise_multiplier=None if event is None else event.noise_multiplier,
         steps_per_round=training.steps_per_round,
         clip_norm=training.clip_norm,
-        ledger_head=summary.head.hash,
-        public_key=key,
-        releases=_releases(ledger),
-        lineage=summary.lineage,
+        ledger_head=account.head.hash,
+        ledger_sequence=account.head.sequence,
+        head_signature=records.signatures[name],
+        public_key=records.keys[name],
+        releases=release_rows(state),
     )
 
 
-def _prv(ledger: Ledger, delta: float) -> float | None:
-    """The cross-check over all charged releases; None where Opacus is not installed."""
-    return _prv_of(
-        tuple(release.reservation.event for release in ledger.releases() if release.state in _CHARGED), delta
-    )
-
-
-@lru_cache(maxsize=64)
-def _prv_of(events: tuple[AnyPrivacyEvent, ...], delta: float) -> float | None:
-    """Silos under one plan have the same events: computed once."""
-    if not events:
-        return 0.0
-    try:
-        return prv_epsilon(events, delta)
-    except (MissingExtra, PrivacyError):  # a cross-check that cannot be made is shown as missing
-        return None
-
-
-def _releases(ledger: Ledger) -> tuple[ReleaseRow, ...]:
-    return tuple(
-        ReleaseRow(
-            release=release.reservation.release_id,
-            round=release.reservation.round,
-            attempt=release.reservation.attempt,
-            state=release.state.value,
-            sampling_rate=release.reservation.event.sampling_rate,
-            noise_multiplier=release.reservation.event.noise_multiplier,
-            steps=release.reservation.event.steps,
-            run=release.reservation.run,
-        )
-        for release in ledger.releases()
-    )
-
-
-def _claims(plan: Plan, silos: tuple[SiloRow, ...]) -> tuple[Claim, ...]:
+def _claims(records: RunRecords, silos: tuple[SiloRow, ...]) -> tuple[Claim, ...]:
     """One sentence per adversary. In mode A each silo's own noise stands against all of them alike."""
-    budget = plan.config.privacy
+    budget = records.config.privacy
     if budget is None:
         return ()
     spent = max(silo.spent_epsilon or 0.0 for silo in silos)
@@ -171,71 +284,190 @@ def _claims(plan: Plan, silos: tuple[SiloRow, ...]) -> tuple[Claim, ...]:
             epsilon=spent,
             delta=budget.delta,
             accountant="RDP filter at a fixed integer order",
+            rests_on=("the silo runs this software unchanged", "its operating system's random numbers"),
         )
         for adversary, who in adversaries.items()
     )
 
 
-def _evaluation(plan: Plan, result: RunResult) -> Evaluation:
-    evaluation = plan.config.evaluation
+def _groups(claims: tuple[Claim, ...]) -> tuple[GroupPoint, ...]:
+    """Group privacy of each claim."""
+    points = []
+    for claim in claims:
+        if claim.epsilon is None or claim.delta is None:
+            continue
+        for size in GROUP_SIZES:
+            bound = group_bound(claim.epsilon, claim.delta, size)
+            held = bound.delta is not None
+            points.append(
+                GroupPoint(
+                    adversary=claim.adversary, size=size, epsilon=bound.epsilon if held else None, delta=bound.delta
+                )
+            )
+    return tuple(points)
+
+
+# -- mechanism ---------------------------------------------------------------------------------------------------------
+
+
+def _mechanism(records: RunRecords) -> Mechanism:
+    training, scheme = records.config.training, records.scheme
+    events = records.events
+    local = max(noise_multipliers(records.config).values(), default=None)
+    shared = next((event for event in events if isinstance(event, DistributedGaussian)), None)
+    inflation, sigma = None, None
+    if shared is not None:
+        sigma = shared.share_sigma
+    elif local is not None and training.clip_norm is not None:
+        bound = grid_bound(local, training.clip_norm, records.update_size)
+        inflation, sigma = bound * grid_step(local, training.clip_norm) / training.clip_norm, local * bound
+    return Mechanism(
+        noise_source=records.noise_source,
+        clip_norm=training.clip_norm,
+        noise_multiplier=local if shared is None else shared.noise_multiplier,
+        floor_multiplier=min((event.noise_multiplier for event in events), default=local),
+        norm_inflation=inflation,
+        share_sigma=None if shared is None else shared.share_sigma,
+        minimum_contributors=None if shared is None else shared.shares + shared.known_shares,
+        colluding=None if shared is None else shared.known_shares,
+        value_bits=records.config.aggregation.value_bits,
+        modulus_bits=scheme.modulus_bits,
+        wrap_probability=0.0,
+        sampler_delta=0.0 if sigma is None else _sampler_delta(records, sigma),
+    )
+
+
+def _sampler_delta(records: RunRecords, sigma: float) -> float:
+    """(1 + e^epsilon) m d T times the distance of one draw (see `DiscreteGaussian.total_variation`), largest silo."""
+    distance = DiscreteGaussian(sigma).total_variation
+    worst = 0.0
+    for account in records.accounts.values():
+        draws = sum(
+            event.steps * (event.shares if isinstance(event, DistributedGaussian) else 1)
+            for event in charged_events(account.state)
+        )
+        spent = account.state.spent().filter_epsilon
+        worst = max(worst, (1 + math.exp(min(spent, 700.0))) * draws * records.update_size * distance)
+    return worst
+
+
+def _noise(records: RunRecords) -> tuple[NoiseRow, ...]:
+    """Noise of each completed round: nobody absent, at the floor, and as it was."""
+    events = {
+        (release.reservation.round, release.reservation.attempt): release.reservation.event
+        for account in records.accounts.values()
+        for release in account.state.releases()
+        if release.reservation.run == records.run_id
+    }
+    rows = []
+    for row in records.rounds:
+        event = events.get((row.number, row.attempt))
+        if not row.completed or event is None:
+            continue
+        asked = records.config.cohort_size
+        rows.append(
+            NoiseRow(
+                number=row.number,
+                attempt=row.attempt,
+                dropped=asked - len(row.contributors),
+                contributors=len(row.contributors),
+                planned=_multiplier(event, asked),
+                floor=event.noise_multiplier,
+                achieved=_multiplier(event, len(row.contributors)),
+            )
+        )
+    return tuple(rows)
+
+
+def _multiplier(event: AnyPrivacyEvent, contributors: int) -> float:
+    """Noise unknown to the strongest adversary, over the sensitivity, with so many contributors."""
+    if not isinstance(event, DistributedGaussian):
+        return event.noise_multiplier
+    return math.sqrt(contributors - event.known_shares) * event.share_sigma / event.l2_sensitivity
+
+
+def _sampling(config: Config) -> Sampling:
+    training = config.training
+    private = config.privacy is not None
+    cohort = f"silos are chosen at random, {config.cohort_size} of {len(config.silo)} a round; "
+    chosen = "" if config.server.cohort_size is None else cohort
+    return Sampling(
+        scheme="Poisson: each record enters each step independently" if private else "shuffled batches",
+        rate=training.sampling_rate,
+        steps_per_round=training.steps_per_round,
+        rounds_planned=config.run.rounds,
+        cohort_size=config.cohort_size,
+        silos=len(config.silo),
+        nominal_units=sum(silo.nominal_size for silo in config.silo),
+        amplification=f"{chosen}only the sampling of records counts for privacy, never that of silos"
+        if private
+        else "none: no differential privacy",
+        batch_padding=BATCH_PADDING,
+    )
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def _evaluation(config: Config, metric: float | None) -> Evaluation:
+    evaluation = config.evaluation
     records = {
         "benchmark": "pooled test records of all silos, declared unprotected in the configuration: published exactly",
         "none": "nothing was evaluated",
     }
-    return Evaluation(
-        kind=evaluation.kind, metric=evaluation.metric, value=result.metric, records=records[evaluation.kind]
-    )
+    return Evaluation(kind=evaluation.kind, metric=evaluation.metric, value=metric, records=records[evaluation.kind])
 
 
-def _figures(plan: Plan) -> Figures:
-    config = plan.config
+def _figures(config: Config) -> Figures:
     return Figures(
         config.cast, config.cohort_size, config.collusion_bound, config.threshold, config.minimum_contributors
     )
 
 
-def _protocol(plan: Plan) -> dict[str, str | int | float]:
-    figures = _figures(plan)
-    return plan.config.protocol.describe(figures) | {
+def _protocol(records: RunRecords) -> Parameters:
+    config = records.config
+    figures = _figures(config)
+    return config.protocol.describe(figures) | {
         "clients": figures.cohort,
         "collusion bound": figures.collusion_bound,
         "threshold": figures.threshold,
         "minimum contributors": figures.minimum_contributors,
-        "suite": plan.config.protocol.suite,
-        "modulus bits": plan.scheme.modulus_bits,
-        "vector length": plan.update_layout.size,
+        "suite": config.protocol.suite,
+        "modulus bits": records.scheme.modulus_bits,
+        "vector length": records.update_size,
     }
 
 
-def _training(plan: Plan) -> dict[str, str | int | float]:
-    training = plan.config.training.model_dump(exclude_none=True)
-    return {key.replace("_", " "): value for key, value in training.items()} | {"rounds": plan.config.run.rounds}
+def _training(config: Config) -> Parameters:
+    training = config.training.model_dump(exclude_none=True)
+    return {key.replace("_", " "): value for key, value in training.items()} | {"rounds": config.run.rounds}
 
 
-def _not_protected(plan: Plan, engine: Engine) -> tuple[str, ...]:
+def _not_protected(records: RunRecords) -> tuple[str, ...]:
+    config = records.config
     items = [
         "Who takes part, when, and how large its messages are.",
         "The sum of the updates: it is what the protocol is there to reveal.",
         "The test records: they are declared unprotected and the metric on them is exact."
-        if plan.config.evaluation.kind == "benchmark"
+        if config.evaluation.kind == "benchmark"
         else "Nothing was evaluated.",
         "Time: how long a silo trains may depend on its records; replies do not leave at fixed times.",
         "Honesty of inputs: a silo may send any update within the clipping range.",
         "A server that lies about the result: it can hand out another model than the sum gives.",
     ]
-    if plan.config.rounds.buffered:
+    if config.rounds.buffered:
         items.append(
             "Updates against the choice of models: those in one sum start from different models, and a server that "
             "chooses these models in bad faith learns more from the sum."
         )
-    if plan.private:
+    if config.privacy is not None:
         items.append(
             "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with "
             "their number, delta much faster, and soon nothing is promised."
         )
         items.append("Hyper-parameters that were tried on the same records: only this run's training is accounted for.")
-    if engine.simulation:
+    if records.simulation:
         items.insert(0, "Anything, from whoever runs this process: it held the records and keys of all parties.")
-    if plan.config.ledger.kind == "per-run":
+    if config.ledger.kind == "per-run":
         items.append("Other runs on the same records: this run's ledgers began empty, which only public data allow.")
     return tuple(items)

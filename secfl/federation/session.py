@@ -130,8 +130,8 @@ def _run(
             result = run_rounds(
                 plan, parties, engine, start, journal, evaluate=evaluate, observer=observer, events=events
             )
-        write_model(run_directory, plan, result.state)
-        report = build_report(plan, parties, engine, result, text)
+        model = write_model(run_directory, plan, result.state).read_bytes()
+        report = build_report(plan, parties, engine, result, text, model)
     return FinishedRun(result, report, run_directory)
 
 

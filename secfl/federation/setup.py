@@ -35,7 +35,16 @@ from secfl.training import Task, load_task
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Parties", "Plan", "noise_source", "plan_run", "server_optimiser", "set_up_parties"]
+__all__ = [
+    "Parties",
+    "Plan",
+    "encoding_scheme",
+    "noise_multipliers",
+    "noise_source",
+    "plan_run",
+    "server_optimiser",
+    "set_up_parties",
+]
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,7 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         parameters = {name: state[name] for name in _trainable(model)}
     layout, update_layout = _layout(state), _layout(parameters)
     weights = {silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo}
-    units = max(staleness_units(config.rounds.staleness, 0))
-    scheme = _scheme(config, update_layout, units * max(weights.values()))
+    scheme = encoding_scheme(config, update_layout)
     return Plan(
         config,
         directory,
@@ -105,7 +113,7 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         update_layout,
         scheme,
         weights,
-        _noise_multipliers(config),
+        noise_multipliers(config),
         randomness or (seeded(config.run.seed) if config.run.reproducible else operating_system),
     )
 
@@ -118,8 +126,14 @@ def _layout(tensors: dict[str, Any]) -> TensorLayout:
         raise ConfigError("model.file", str(error), allowed) from None
 
 
-def _scheme(config: Config, layout: TensorLayout, maximum_weight: int) -> EncodingScheme:
+def encoding_scheme(config: Config, layout: TensorLayout) -> EncodingScheme:
+    """The encoding that follows from a configuration and the layout of updates.
+
+    :raises ConfigError: there is none for these values.
+    """
     aggregation = config.aggregation
+    largest = max(silo.nominal_size for silo in config.silo) if aggregation.weights == "nominal" else 1
+    maximum_weight = largest * max(staleness_units(config.rounds.staleness, 0))
     try:
         return EncodingScheme.choose(
             aggregation.value_range,
@@ -151,7 +165,7 @@ def _trainable(model: nn.Module) -> list[str]:
     return names
 
 
-def _noise_multipliers(config: Config) -> dict[str, float]:
+def noise_multipliers(config: Config) -> dict[str, float]:
     """Per silo; the smallest that lets every round of the plan fit, unless the configuration fixes one."""
     if config.privacy is None:
         return {}

@@ -293,6 +293,11 @@ class Ledger:
         """Releases that may have left the silo and were never committed: spent; ``commit`` them if they arrived."""
         return self._state.reservations(ReleaseState.SENDING)
 
+    @property
+    def state(self) -> LedgerState:
+        """What its lines add up to; for reading."""
+        return self._state
+
     def summary(self) -> LedgerSummary:
         """What this ledger says now."""
         return summarise(self._state, self._head)

@@ -1,6 +1,7 @@
 """Data model of a run: what its JSON says and what its HTML shows. Both are made from these records and nothing else.
 
-Never in here: realised batch sizes, clip counts, a single client's loss, norm or seconds, anything secret.
+Never in here: realised batch sizes, clip counts, a single client's loss, norm or seconds, anything secret. What a silo
+may see of itself is in :mod:`secfl.report.local`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,29 @@ from protocols.errors import ConfigError, UsageError
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Audit",
+    "Baseline",
     "Claim",
+    "ColluderPoint",
+    "Curve",
+    "CurvePoint",
     "Evaluation",
     "FaultRow",
+    "ForecastPoint",
+    "GroupPoint",
+    "Mechanism",
+    "NoiseLevel",
+    "NoiseRow",
     "PhaseRow",
     "ReleaseRow",
     "RoundRow",
     "RunReport",
+    "Sampling",
     "SiloRow",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+Parameters = dict[str, str | int | float]
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -81,10 +94,33 @@ class ReleaseRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Run that charged it: a ledger outlives its runs, and each run counts rounds from 1. Empty: not recorded."""
     round: int
     attempt: int
-    state: str
+    state: Literal["reserved", "sending", "committed", "void"]
+    kind: str
+    """Of the event: `sampled-gaussian` or `distributed-gaussian`."""
     sampling_rate: float
     noise_multiplier: float
+    """Of the noise that the strongest adversary assumed does not know, over the sensitivity."""
     steps: int
+    l2_sensitivity: float | None = None
+    """Delta_2 in integer steps; this and what follows of distributed noise alone."""
+    dimension: int | None = None
+    share_sigma: float | None = None
+    shares: int | None = None
+    known_shares: int | None = None
+
+
+class NoiseLevel(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far the rest of a budget reaches at a noise multiplier."""
+
+    noise_multiplier: float
+    rounds_left: int
+
+
+class ForecastPoint(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What would remain after further rounds at the present noise, by the ledger's filter."""
+
+    rounds: int
+    remaining_epsilon: float
 
 
 class SiloRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,10 +129,16 @@ class SiloRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     lineage: str = ""
     """Lineage of records whose spend this ledger counts; empty: not recorded."""
+    source: str = ""
+    """Where the records come from, as the ledger's first line says."""
+    fingerprint: str = ""
+    """Note of the ledger on the records, by which the silo notices that they changed; empty: none was made."""
     nominal_records: int
     """Public constant of the configuration, not a count."""
     budget_epsilon: float | None
     delta: float | None
+    filter_order: int | None = None
+    """Order of the RDP filter, fixed when the ledger began."""
     spent_epsilon: float | None
     """By the RDP filter at its fixed order: the claim. Over the life of the ledger, earlier runs included."""
     reserved_epsilon: float | None
@@ -105,12 +147,19 @@ class SiloRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Opacus PRV over the same events: a cross-check, not the claim."""
     rounds_left: int | None
     """Further rounds at the present noise."""
+    noise_levels: tuple[NoiseLevel, ...] = ()
+    """Rounds left at other noise, the present one among them, by rising noise."""
+    forecast: tuple[ForecastPoint, ...] = ()
     sampling_rate: float | None
     noise_multiplier: float | None
     steps_per_round: int
     clip_norm: float | None
     ledger_head: str
     """Hash of the ledger's last entry, hex; empty without privacy."""
+    ledger_sequence: int | None = None
+    """Number of that entry, from 0."""
+    head_signature: str = ""
+    """The silo's signature over run, final model, lineage and this head, hex; see the reference. Empty: not signed."""
     public_key: str
     """Ed25519 identity key that signs the ledger, hex."""
     releases: tuple[ReleaseRow, ...]
@@ -126,22 +175,133 @@ class Claim(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     epsilon: float | None
     delta: float | None
     accountant: str
+    rests_on: tuple[str, ...] = ()
+    """Assumptions without which it does not hold."""
+
+
+class ColluderPoint(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is left against the server together with ``colluding`` silos; epsilon is None where nothing is promised."""
+
+    colluding: int
+    epsilon: float | None
+    delta: float
+
+
+class GroupPoint(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Guarantee for ``size`` units together, against one adversary; None where nothing is promised."""
+
+    adversary: str
+    size: int
+    epsilon: float | None
+    delta: float | None
+
+
+class CurvePoint(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Epsilon of the same releases at one delta, by two accountants, and as if every unit took part in each step."""
+
+    delta: float
+    rdp: float
+    """Integer-order Rényi accounting, the best order: for a plan fixed before its first release."""
+    pld: float | None
+    rdp_unamplified: float
+    pld_unamplified: float | None
+
+
+class Curve(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Epsilon against delta for the silos whose ledgers hold the same events."""
+
+    silos: tuple[str, ...]
+    amplified: bool
+    """Whether any event is subsampled, so that the unamplified figures differ."""
+    pld_is_approximate: bool
+    """Distributed discrete noise: a Gaussian's loss distribution only approximates it."""
+    points: tuple[CurvePoint, ...]
+
+
+class Mechanism(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much noise, of what kind, and what encoding adds to it."""
+
+    noise_source: str
+    clip_norm: float | None
+    noise_multiplier: float | None
+    """Planned, over the sensitivity; the largest if silos differ."""
+    floor_multiplier: float | None
+    """Against the strongest adversary assumed, at the fewest contributors that a silo's own floors admit."""
+    norm_inflation: float | None
+    """Bound on a unit's norm after rounding, over the clip: the noise grows with it. 1: none."""
+    share_sigma: float | None
+    """Standard deviation of one party's share, in steps of the grid; None where each silo adds all of its noise."""
+    minimum_contributors: int | None
+    colluding: int | None
+    """Contributors whose noise is taken for missing in the floor."""
+    value_bits: int
+    modulus_bits: int
+    wrap_probability: float
+    """Bound on the probability that a coordinate of any sum of the run wraps: it costs accuracy, never privacy."""
+    sampler_delta: float
+    """Part of delta that the noise sampler's distance from its distribution takes."""
+
+
+class NoiseRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Noise of one completed round, as multiples of the sensitivity."""
+
+    number: int
+    attempt: int
+    dropped: int
+    contributors: int
+    planned: float
+    floor: float
+    achieved: float
+
+
+class Sampling(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which units take part in a step, and what of it counts for privacy."""
+
+    scheme: str
+    rate: float
+    steps_per_round: int
+    rounds_planned: int
+    cohort_size: int
+    silos: int
+    nominal_units: int
+    amplification: str
+    batch_padding: str
 
 
 class Evaluation(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was measured, on which records."""
 
-    kind: Literal["benchmark", "none"]
+    kind: str
+    """As the configuration has it: `benchmark` (records declared unprotected), `none`, ..."""
     metric: str
     value: float | None
     records: str
     """Which records, and why they may be used."""
 
 
+class Baseline(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A figure of `secfl compare`: an exact release about protected records, under no claim."""
+
+    setting: str
+    silo: str = ""
+    mean: float
+    standard_deviation: float | None
+    splits: int
+
+
+class Audit(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `secfl audit` found: tests that can find fault, and cannot show that there is none."""
+
+    kind: str
+    passed: bool
+    summary: str
+    details: Parameters = {}
+
+
 class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything about a run."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str
     run_id: str
     started: str
@@ -154,25 +314,40 @@ class RunReport(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     simulation: bool
     """All parties in one process: the protocol ran, but nobody was protected from anybody."""
     privacy_mode: str
-    """`local-dp-sgd` or `none`."""
-    noise_source: str
+    """`local-dp-sgd`, `distributed-dp-sgd`, `client-level` or `none`."""
+    label: Literal["", "benchmark, no claim"] = ""
+    """`benchmark, no claim`: baselines on protected records were released beside the run, so no claim stands."""
+    baselines: tuple[Baseline, ...] = ()
+    mechanism: Mechanism
+    sampling: Sampling
     claims: tuple[Claim, ...]
+    colluders: tuple[ColluderPoint, ...] = ()
+    """Epsilon against the server with ever more colluding silos."""
+    groups: tuple[GroupPoint, ...] = ()
+    curves: tuple[Curve, ...] = ()
     silos: tuple[SiloRow, ...]
     rounds: tuple[RoundRow, ...]
+    noise: tuple[NoiseRow, ...] = ()
+    """One for each completed round; empty without privacy."""
     evaluation: Evaluation
     protocol: str
-    protocol_parameters: dict[str, str | int | float]
+    protocol_parameters: Parameters
     protocol_promises: tuple[str, ...] = ()
     """Who learns what of single updates while they are summed, and on what that rests."""
-    encoding: dict[str, str | int | float]
-    training: dict[str, str | int | float]
+    encoding: Parameters
+    training: Parameters
     not_protected: tuple[str, ...]
+    audits: tuple[Audit, ...] = ()
+    roster_hash: str = ""
+    """Of all parties' pinned keys, hex: it enters every session id."""
     model_hash: str
     """SHA-256 of the final model, hex."""
     data_description: str
     versions: dict[str, str]
     configuration: str
     """The configuration file, as read."""
+    deployment: dict[str, Any] = {}
+    """The run as an entry of the OpenDP deployments registry, tier 3; see :mod:`secfl.report.deployment`."""
 
     def to_json(self) -> bytes:
         """Indented JSON, UTF-8, ending in a newline; `from_json` gives back an equal report.

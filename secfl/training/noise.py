@@ -10,23 +10,15 @@ What is left in floating point: clipping and adding up the records' gradients, b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
-from secfl.privacy.distributed import rounded_l2_bound
+from secfl.privacy.grid import NOISE_SOURCE, grid_bound, grid_step
 
 __all__ = ["NOISE_SOURCE", "GridNoise"]
-
-NOISE_SOURCE = (
-    "discrete Gaussian on a grid of 2^-26 of its width or finer, sampled exactly from operating-system random words "
-    "(Canonne, Kamath, Steinke 2020); gradients are bounded and summed in floating point"
-)
-
-_GRID_BITS = 26
 
 
 class GridNoise:
@@ -38,12 +30,9 @@ class GridNoise:
     """
 
     def __init__(self, noise_multiplier: float, clip_norm: float, dimension: int) -> None:
-        finest = clip_norm * min(1.0, noise_multiplier)
-        self.step = math.ldexp(1.0, math.frexp(finest)[1] - 1 - _GRID_BITS)
+        self.step = grid_step(noise_multiplier, clip_norm)
         """Distance of neighbouring grid points, a power of two."""
-        self._sampler = DiscreteGaussian(
-            noise_multiplier * rounded_l2_bound(clip_norm / self.step, dimension, "unconditional")
-        )
+        self._sampler = DiscreteGaussian(noise_multiplier * grid_bound(noise_multiplier, clip_norm, dimension))
 
     @property
     def standard_deviation(self) -> float:

@@ -50,7 +50,7 @@ DAMAGES = {
     "empty": (lambda _raw: b"", "truncated"),
     "not text": (lambda raw: raw.replace(b"study", b"st\xffdy", 1), ""),
     "more behind it": (lambda raw: raw + b"{}", "trailing characters"),
-    "another version": (changed(schema_version=2), "schema_version"),
+    "another version": (changed(schema_version=1), "schema_version"),
     "unknown field": (changed(surprise=1), "surprise"),
     "text for a number": (changed(rounds="many"), "rounds"),
     "field missing": (lambda raw: raw.replace(b'"run_id"', b'"ran_id"', 1), "ran_id"),

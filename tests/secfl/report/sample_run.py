@@ -6,16 +6,22 @@ import hashlib
 
 import msgspec
 
-from secfl.privacy.accounting import RdpFilter, choose_order, noise_multiplier_for, rdp_curve
+from secfl.privacy.accounting import RdpFilter, choose_order, noise_multiplier_for, rdp_curve, rdp_epsilon
 from secfl.privacy.events import SampledGaussian
 from secfl.report.model import (
     Claim,
+    Curve,
+    CurvePoint,
     Evaluation,
     FaultRow,
+    Mechanism,
+    NoiseLevel,
+    NoiseRow,
     PhaseRow,
     ReleaseRow,
     RoundRow,
     RunReport,
+    Sampling,
     SiloRow,
 )
 
@@ -48,7 +54,44 @@ def sample_report() -> RunReport:
         engine="embedded",
         simulation=True,
         privacy_mode="local-dp-sgd",
-        noise_source="floating-point Gaussian from 64-bit operating-system random words, four draws summed",
+        mechanism=Mechanism(
+            noise_source="discrete Gaussian from operating-system random words",
+            clip_norm=1.0,
+            noise_multiplier=noise,
+            floor_multiplier=noise,
+            norm_inflation=1.000001,
+            share_sigma=None,
+            minimum_contributors=None,
+            colluding=None,
+            value_bits=20,
+            modulus_bits=32,
+            wrap_probability=0.0,
+            sampler_delta=4.9e-31,
+        ),
+        sampling=Sampling(
+            scheme="Poisson: each record enters each step independently",
+            rate=RATE,
+            steps_per_round=STEPS,
+            rounds_planned=ROUNDS,
+            cohort_size=4,
+            silos=4,
+            nominal_units=sum(SILOS.values()),
+            amplification="only the sampling of records counts for privacy, never that of silos",
+            batch_padding="none",
+        ),
+        curves=curves(noise),
+        noise=tuple(
+            NoiseRow(
+                number=number,
+                attempt=1,
+                dropped=int(number == LATE),
+                contributors=4 - int(number == LATE),
+                planned=noise,
+                floor=noise,
+                achieved=noise,
+            )
+            for number in range(1, ROUNDS + 1)
+        ),
         claims=tuple(_claim(adversary, spent[-1]) for adversary in ("outsider", "server", "another silo")),
         silos=silos,
         rounds=tuple(_round(number, spent[number - 1]) for number in range(1, ROUNDS + 1)),
@@ -84,6 +127,18 @@ def sample_report() -> RunReport:
     )
 
 
+def curves(noise: float) -> tuple[Curve, ...]:
+    """Rényi figures as they are; those of the other accountant a tenth below."""
+    points = []
+    for delta in (1e-7, 1e-6, 1e-5, 1e-4):
+        rdp = rdp_epsilon([SampledGaussian(RATE, noise, ROUNDS * STEPS)], delta)
+        whole = rdp_epsilon([SampledGaussian(1.0, noise, ROUNDS * STEPS)], delta)
+        points.append(
+            CurvePoint(delta=delta, rdp=rdp, pld=0.9 * rdp, rdp_unamplified=whole, pld_unamplified=0.9 * whole)
+        )
+    return (Curve(silos=tuple(SILOS), amplified=True, pld_is_approximate=False, points=tuple(points)),)
+
+
 def plain_report() -> RunReport:
     """The same run without privacy and without evaluation: every optional value is missing."""
     report = sample_report()
@@ -94,10 +149,23 @@ def plain_report() -> RunReport:
     return msgspec.structs.replace(
         report,
         privacy_mode="none",
-        noise_source="",
+        mechanism=msgspec.structs.replace(
+            report.mechanism,
+            noise_source="none: no differential privacy",
+            clip_norm=None,
+            noise_multiplier=None,
+            floor_multiplier=None,
+            norm_inflation=None,
+            sampler_delta=0.0,
+        ),
+        curves=(),
+        noise=(),
         rounds_planned=None,
         claims=(),
-        silos=tuple(msgspec.structs.replace(s, **missing, ledger_head="", releases=()) for s in report.silos),
+        silos=tuple(
+            msgspec.structs.replace(s, **missing, ledger_head="", releases=(), noise_levels=(), forecast=())
+            for s in report.silos
+        ),
         rounds=tuple(msgspec.structs.replace(row, metric=None, epsilon={}) for row in report.rounds),
         evaluation=Evaluation(kind="none", metric="", value=None, records="nothing was evaluated"),
     )
@@ -138,6 +206,10 @@ def _silo(name: str, size: int, noise: float, spent: float) -> SiloRow:
         remaining_epsilon=max(0.0, BUDGET - spent),
         prv_epsilon=PRV,
         rounds_left=0,
+        noise_levels=(
+            NoiseLevel(noise_multiplier=noise, rounds_left=0),
+            NoiseLevel(noise_multiplier=2 * noise, rounds_left=0),
+        ),
         sampling_rate=RATE,
         noise_multiplier=noise,
         steps_per_round=STEPS,
@@ -151,6 +223,7 @@ def _silo(name: str, size: int, noise: float, spent: float) -> SiloRow:
                 round=number,
                 attempt=1,
                 state="sending" if (name, number) == ("va", LATE) else "committed",
+                kind="sampled-gaussian",
                 sampling_rate=RATE,
                 noise_multiplier=noise,
                 steps=STEPS,

@@ -36,7 +36,7 @@ def test_unknown_field_in_any_record_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, r"\$\.schema_version"),
+        ({"schema_version": 1}, r"\$\.schema_version"),
         ({"status": "fine"}, r"\$\.status"),
         ({"simulation": "yes"}, r"\$\.simulation"),
         ({"model_hash": None}, r"\$\.model_hash"),
@@ -50,7 +50,7 @@ def test_value_outside_its_type_is_refused_by_name(change, message):
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b'{"name": "x"}', b"[]"])
 def test_what_is_no_report_is_a_config_error(raw):
-    with pytest.raises(ConfigError, match="schema version 1"):
+    with pytest.raises(ConfigError, match="schema version 2"):
         RunReport.from_json(raw)
 
 

@@ -147,7 +147,7 @@ def test_evidence_is_complete(page):
         assert row.session in text
         assert row.model_hash in text
         assert all(check in text for check in row.checks)
-    singles = (report.model_hash, report.run_id, report.noise_source, report.data_description)
+    singles = (report.model_hash, report.run_id, report.mechanism.noise_source, report.data_description)
     for value in (*singles, *report.not_protected):
         assert value in text
     assert " ".join(report.configuration.split()) in text
@@ -312,7 +312,7 @@ def poisoned(value, text):
     if isinstance(value, dict):
         return {
             (text if key in SILOS else key): item
-            if key in {"status", "kind", "schema_version", "started", "privacy_mode", "unit"}
+            if key in {"status", "kind", "schema_version", "started", "privacy_mode", "unit", "state", "label"}
             else poisoned(item, text)
             for key, item in value.items()
         }
