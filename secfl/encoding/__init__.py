@@ -1,9 +1,8 @@
 """From named float tensors to words modulo 2^b, and from the words of a sum back to tensors.
 
 ``layout`` (names to one flat vector) -> ``clipping`` (L2 norm, range) -> ``codec`` (scale, round, reduce), all under
-one ``scheme`` that every party agrees on. Two optional steps have their place between clipping and rounding: the
-randomized Hadamard rotation in ``rotation.py`` and the choice of coordinates (random subset, layer filters) in
-``subset.py``.
+one ``scheme`` that every party agrees on. Optional, between clipping and rounding: a random subset of the coordinates
+(``subset``) and the randomized Hadamard rotation (``rotation``), composed by ``transform``.
 """
 
 from __future__ import annotations

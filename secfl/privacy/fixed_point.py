@@ -17,15 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import EncodingError, PrivacyError, UsageError
+from protocols.primitives.labels import KEY_BYTES
+from protocols.primitives.prg import MaskStream
+from protocols.primitives.sampling import Entropy, draw
 from secfl.encoding.clipping import l2_norm, summation_slack
 from secfl.encoding.vectors import CHUNK, UNNAMED, chunks
 
-__all__ = ["EXACT", "FixedPoint", "RecordSum", "square_norm"]
+__all__ = ["DITHER_BITS", "EXACT", "FixedPoint", "RecordSum", "dithered", "square_norm"]
 
 Whole = npt.NDArray[np.float64]
 """Whole numbers up to `EXACT` in magnitude."""
 
 EXACT = 2.0**53
+DITHER_BITS = 32
+"""Most bits of dither below a step."""
+
 _UNIT_ROUNDOFF = 2.0**-53
 _LIMB_BITS = 20  # squares of limbs below 2^40: CHUNK = 2^13 of them add up exactly
 
@@ -46,6 +52,24 @@ def square_norm(vector: Whole | npt.NDArray[np.int64]) -> int:
             for j, high in enumerate(limbs):
                 total += int(np.dot(low, high)) << (_LIMB_BITS * (i + j))
     return total
+
+
+def dithered(whole: Whole, bits: int, entropy: Entropy) -> npt.NDArray[np.int64]:
+    """floor((q + u) / 2^bits), u uniform below 2^bits and anew for each coordinate.
+
+    For the same u, two vectors that differ by v end less than one step a coordinate from v / 2^bits apart: neighbouring
+    sums stay within C + sqrt(d), in whatever way each came about.
+    """
+    integers = whole.astype(np.int64)
+    if bits == 0:
+        return integers
+    stream = MaskStream(draw(entropy, KEY_BYTES), DITHER_BITS)
+    for part in chunks(integers.size):
+        dither = stream.words(part.start, part.stop - part.start)
+        np.right_shift(dither, DITHER_BITS - bits, out=dither)
+        integers[part] += dither
+    np.right_shift(integers, bits, out=integers)
+    return integers
 
 
 @dataclass(frozen=True)
@@ -76,17 +100,15 @@ class FixedPoint:
         """Largest sum of squares that a vector may have: floor((c 2^bits)^2)."""
         return math.floor((Fraction(self.clip_norm) * Fraction(2) ** self.bits) ** 2)
 
-    def clipped(self, vector: npt.NDArray[np.float32]) -> tuple[Whole, bool]:
-        """Clip to c and round; a vector with a NaN or an infinity becomes zero.
+    def clipped(self, vector: npt.NDArray[np.float32]) -> Whole:
+        """Clip to c and round.
 
-        :returns: whole numbers whose sum of squares is at most `square_bound`, and whether all values were finite.
-        :raises EncodingError: not float32 of shape (d,).
+        :returns: whole numbers whose sum of squares is at most `square_bound`.
+        :raises EncodingError: not finite, or not float32 of shape (d,).
         :raises PrivacyError: the bound is exceeded all the same, which is a bug: nothing may be sent.
         """
         if vector.dtype != np.float32 or vector.shape != (self.dimension,):
             raise EncodingError(UNNAMED, f"float32 of shape ({self.dimension},) expected")
-        if not np.isfinite(vector).all():
-            return np.zeros(self.dimension), False
         factor = self._factor(np.array([l2_norm(vector)]), summation_slack(self.dimension))[0]
         whole = np.empty(self.dimension)
         for part in chunks(self.dimension):
@@ -94,7 +116,7 @@ class FixedPoint:
             np.rint(whole[part], out=whole[part])
         if square_norm(whole) > self.square_bound:
             raise PrivacyError("clip_norm: the rounded vector is longer than the clip, which is a bug: nothing is sent")
-        return whole, True
+        return whole
 
     def _factor(self, norms: Whole, slack: float) -> Whole:
         """From float32 to whole numbers: 2^bits, less where the norm exceeds what rounding leaves of the clip."""

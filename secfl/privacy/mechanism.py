@@ -6,41 +6,39 @@ Gaussian noise (`NoisePlan`); words are its residues modulo 2^b. Neighbouring su
 whatever floating point did: from the clip on, all arithmetic is on whole numbers that are exact.
 
 Mode C clips one vector a party (`encode`), mode B the gradient of each record (`record_sum`, then `encode_sum`).
+
+Optional, between fixed point and dither: a random subset of the coordinates, the same for all, and a rotation
+(`Transform`), which on whole numbers is exact as well. With them few bits suffice; then sums may wrap modulo 2^b with a
+stated probability. A wrap costs accuracy, never privacy: what is opened is the residue of a sum that is private.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import EncodingError, PrivacyError, UsageError
-from protocols.primitives.labels import KEY_BYTES
-from protocols.primitives.prg import MaskStream
 from protocols.primitives.ring import MAXIMAL_BITS, Words, centre, check_words, reduce_in_place, word_dtype
-from protocols.primitives.sampling import Entropy, draw
+from protocols.primitives.sampling import Entropy
 from secfl.encoding.canonical import decode_canonical
 from secfl.encoding.scheme import MINIMAL_BITS
-from secfl.encoding.vectors import UNNAMED, chunks
+from secfl.encoding.transform import Transform
+from secfl.encoding.vectors import UNNAMED
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
-from secfl.privacy.distributed import MINIMAL_SHARE_SIGMA, TAIL, NoisePlan, SumRounding, rounded_l2_bound
-from secfl.privacy.fixed_point import EXACT, FixedPoint, RecordSum, Whole, square_norm
+from secfl.privacy.distributed import TAIL, NoisePlan, SumRounding, rounded_l2_bound
+from secfl.privacy.fixed_point import DITHER_BITS, FixedPoint, RecordSum, Whole, dithered, square_norm
+from secfl.privacy.sizes import SCALES, Sizes, chosen_scale
 
 __all__ = ["DistributedMechanism", "MechanismReport", "delta_of_sampler"]
 
-_DITHER_BITS = 32
 _DIGEST_BYTES = 32
 _MAXIMAL_BYTES = 1024
-_DEFAULT_BITS = 32
-_COARSEST, _FINEST = -127, 202
 _LENGTHS = {"clip_norm": (2.0**-100, 2.0**100), "noise_multiplier": (1e-3, 1e6)}
-# Rounding may cost this much noise before more than 32 bits are taken, and then no more than the second.
-_TOLERATED_INFLATION = 1.01
-_WIDE_INFLATION = 1.001
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,9 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
     :param modulus_bits: b.
     :param layout_digest: of the vector's layout, 32 bytes.
     :param rounding: ``conditional`` in mode C only.
+    :param kept: coordinates of the random subset that a sum carries; 0 for all.
+    :param rotation_block: coordinates of a rotated block, one of `secfl.encoding.rotation.BLOCKS`; 0 for no rotation.
+    :param wrap_probability: how probable a sum may be that wraps at some coordinate; 0 for never.
     :raises PrivacyError: values under which no bound holds, or a sum that 2^b cannot hold.
     """
 
@@ -93,16 +94,19 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
     modulus_bits: int
     layout_digest: bytes
     rounding: SumRounding = "unconditional"
+    kept: int = 0
+    rotation_block: int = 0
+    wrap_probability: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self)
-        plan, needed = self.plan, self._needed_bits
-        if needed > self.modulus_bits:
+        if self.wrap_bound > self.wrap_probability:
             raise PrivacyError(
-                f"modulus_bits: {self.modulus_bits}; allowed: at least {needed} for the sum of "
-                f"{self.maximum_contributors} contributors with their noise, or a coarser scale"
+                f"modulus_bits: {self.modulus_bits}: a sum of {self.maximum_contributors} contributors may wrap with "
+                f"probability {self.wrap_bound:.2g}; allowed: {self.wrap_probability:g}, by a coarser scale or more "
+                f"bits (never with {self._sizes.bits})"
             )
-        if plan.clip_steps * self.maximum_records > EXACT:
+        if self._fine_bits < 0:
             raise PrivacyError(f"fraction_bits: {self.fraction_bits} take sums beyond 2^53; allowed: a coarser scale")
         self._fixed_point()
 
@@ -119,13 +123,18 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         colluding: int = 0,
         maximum_records: int = 1,
         rounding: SumRounding = "unconditional",
+        kept: int = 0,
+        rotation_block: int = 0,
         fraction_bits: int | None = None,
+        modulus_bits: int | None = None,
+        wrap_probability: float = 0.0,
     ) -> DistributedMechanism:
         """Mechanism for public constants: the finest scale whose sums fit 32 bits, or a finer one if that costs noise.
 
         Beyond 32 bits, up to 64, it is the coarsest scale at which rounding inflates the noise by a thousandth at most.
 
         :param fraction_bits: fixes the scale; the modulus follows.
+        :param modulus_bits: fixes the modulus; the scale is then the finest that keeps to ``wrap_probability``.
         :raises PrivacyError: no scale does, or a share of noise below 4 steps; see the class.
         """
         _check_length("clip_norm", float(clip_norm))
@@ -135,20 +144,16 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
                 f"colluding: {colluding} of {minimum_contributors} to {maximum_contributors} contributors; allowed: "
                 "fewer than the minimum, which is not above the maximum"
             )
+        length = Transform(dimension, kept, rotation_block).length
 
-        def sizes(fraction: int) -> tuple[int, float, float]:
-            """Bits of the sum, inflation and sigma of a share at a scale."""
+        def sizes(fraction: int) -> Sizes:
             steps = math.ldexp(clip_norm, fraction)
-            bound = rounded_l2_bound(steps, dimension, rounding)
+            bound = rounded_l2_bound(steps, length, rounding)
             share = noise_multiplier * bound / math.sqrt(minimum_contributors - colluding)
-            return _sum_bits(maximum_contributors, maximum_records, steps, share), bound / steps, share
+            return Sizes(steps, share, bound / steps, maximum_contributors, maximum_records, length, rotation_block)
 
         if fraction_bits is None:
-            fits = [f for f in range(_COARSEST, _FINEST) if sizes(f)[0] <= _DEFAULT_BITS]
-            if not fits or sizes(fits[-1])[1] > _TOLERATED_INFLATION or sizes(fits[-1])[2] < MINIMAL_SHARE_SIGMA:
-                wide = (f for f in range(_COARSEST, _FINEST) if sizes(f)[1] <= _WIDE_INFLATION)
-                fits = [next(f for f in wide if sizes(f)[2] >= MINIMAL_SHARE_SIGMA)]
-            fraction_bits = fits[-1]
+            fraction_bits = chosen_scale(sizes, modulus_bits, wrap_probability)
         return cls(
             clip_norm=float(clip_norm),
             fraction_bits=fraction_bits,
@@ -158,9 +163,12 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
             colluding=colluding,
             maximum_contributors=maximum_contributors,
             maximum_records=maximum_records,
-            modulus_bits=sizes(fraction_bits)[0],
+            modulus_bits=sizes(fraction_bits).bits if modulus_bits is None else modulus_bits,
             layout_digest=layout_digest,
             rounding=rounding,
+            kept=kept,
+            rotation_block=rotation_block,
+            wrap_probability=float(wrap_probability),
         )
 
     # -- what follows from the constants -------------------------------------------------------------------------------
@@ -171,7 +179,7 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         return NoisePlan(
             clip_norm=self.clip_norm,
             fraction_bits=self.fraction_bits,
-            dimension=self.dimension,
+            dimension=self.transform.length,
             noise_multiplier=self.noise_multiplier,
             minimum_contributors=self.minimum_contributors,
             colluding=self.colluding,
@@ -179,13 +187,37 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         )
 
     @property
-    def largest_entry(self) -> int:
-        """Largest magnitude of an entry that one party sends."""
-        return _largest_entry(self.maximum_records, self.plan.clip_steps, self.plan.share_sigma)
+    def transform(self) -> Transform:
+        """Subset and rotation."""
+        return Transform(self.dimension, self.kept, self.rotation_block)
 
     @property
-    def _needed_bits(self) -> int:
-        return _sum_bits(self.maximum_contributors, self.maximum_records, self.plan.clip_steps, self.plan.share_sigma)
+    def _sizes(self) -> Sizes:
+        plan = self.plan
+        return Sizes(
+            plan.clip_steps,
+            plan.share_sigma,
+            plan.inflation,
+            self.maximum_contributors,
+            self.maximum_records,
+            plan.dimension,
+            self.rotation_block,
+        )
+
+    @property
+    def largest_entry(self) -> int:
+        """Largest magnitude of an entry that one party sends, before it is reduced modulo 2^b."""
+        return self._sizes.largest_entry
+
+    @property
+    def wrap_bound(self) -> float:
+        """Bound on the probability that a sum wraps at some coordinate; see `Sizes.wrap_bound`."""
+        return self._sizes.wrap_bound(self.modulus_bits)
+
+    @property
+    def word_dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """Smallest unsigned dtype that holds ``modulus_bits``."""
+        return word_dtype(self.modulus_bits)
 
     def word_count(self, dimension: int | None = None) -> int:
         """Number of words on the wire.
@@ -195,7 +227,7 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         """
         if dimension not in (None, self.dimension):
             raise UsageError(f"{dimension} coordinates; the mechanism has {self.dimension}")
-        return self.dimension
+        return self.transform.length
 
     @property
     def total_variation(self) -> float:
@@ -203,8 +235,29 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         return DiscreteGaussian(self.plan.share_sigma).total_variation + 2 * math.exp(-(TAIL**2) / 2)
 
     def standard_deviation(self, contributors: int) -> float:
-        """Of the noise on a coordinate of the decoded sum."""
+        """Of the noise on a coordinate of the decoded sum; of those that were sent."""
         return math.ldexp(self.plan.share_sigma * math.sqrt(contributors), -self.fraction_bits)
+
+    def describe(self) -> dict[str, int | float | str]:
+        """Figures for the user, by name; no secret among them."""
+        plan = self.plan
+        return {
+            "clip_norm": self.clip_norm,
+            "noise_multiplier": self.noise_multiplier,
+            "step": math.ldexp(1.0, -self.fraction_bits),
+            "rounding": self.rounding,
+            "noise_inflation_by_rounding": plan.inflation,
+            "share_sigma_in_steps": plan.share_sigma,
+            "minimum_contributors": self.minimum_contributors,
+            "colluding": self.colluding,
+            "maximum_contributors": self.maximum_contributors,
+            "maximum_records": self.maximum_records,
+            "coordinates_sent": plan.dimension,
+            "rotation_block": self.rotation_block,
+            "modulus_bits": self.modulus_bits,
+            "bytes_per_parameter": self.modulus_bits / 8 * plan.dimension / self.dimension,
+            "wrap_probability": self.wrap_bound,
+        }
 
     def to_bytes(self) -> bytes:
         """Canonical encoding: what the session carries as its encoding."""
@@ -235,7 +288,11 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         """
         if self.maximum_records != 1:
             raise UsageError("the mechanism is one for sums of records: encode_sum")
-        whole, finite = self._fixed_point().clipped(vector)
+        if vector.dtype != np.float32 or vector.shape != (self.dimension,):
+            raise EncodingError(UNNAMED, f"float32 of shape ({self.dimension},) expected")
+        finite = bool(np.isfinite(vector).all())  # all of it, whatever the subset: the same for every seed
+        sent = self.transform.select(vector if finite else np.zeros_like(vector), seed)
+        whole = self._fixed_point().clipped(sent)
         return self._words(whole, seed, entropy), MechanismReport(left_out=int(not finite), records=1)
 
     def record_sum(self) -> RecordSum:
@@ -249,28 +306,30 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         """
         if records.point != self._fixed_point():
             raise UsageError("the sum was begun by another mechanism")
-        words = self._words(records.total, seed, entropy)
+        words = self._words(self.transform.select(records.total, seed), seed, entropy)
         return words, MechanismReport(left_out=records.left_out, records=records.records)
 
     def _fixed_point(self) -> FixedPoint:
-        return FixedPoint(self.clip_norm, self.fraction_bits + self._dither_bits, self.dimension)
+        """Of one vector as clipped: in mode C what the subset leaves of it, in mode B all of a record's gradient."""
+        clipped = self.dimension if self.maximum_records > 1 else self.kept or self.dimension
+        return FixedPoint(self.clip_norm, self.fraction_bits + self._fine_bits, clipped)
 
     @property
-    def _dither_bits(self) -> int:
-        """r: as many as leave a party's sum exact in float64."""
+    def _fine_bits(self) -> int:
+        """r: bits below a step before the rotation, which adds its own: as many as 32 of dither and 2^53 leave."""
         largest = math.ceil(self.plan.clip_steps * self.maximum_records)
-        return min(_DITHER_BITS, 53 - largest.bit_length())
+        return min(DITHER_BITS, 53 - largest.bit_length()) - self.transform.side_bits
 
-    def _words(self, whole: Whole, seed: bytes, entropy: Entropy) -> Words:
-        del seed
-        plan, bits = self.plan, self.modulus_bits
-        dithered = _dithered(whole, self._dither_bits, entropy)
-        while self.rounding == "conditional" and square_norm(dithered) > math.floor(plan.l2_sensitivity**2):
-            dithered = _dithered(whole, self._dither_bits, entropy)
-        noise = DiscreteGaussian(plan.share_sigma).sample(dithered.size, entropy)
+    def _words(self, selected: Whole, seed: bytes, entropy: Entropy) -> Words:
+        plan, bits, transform = self.plan, self.modulus_bits, self.transform
+        whole, dither_bits = transform.rotate_whole(selected, seed), self._fine_bits + transform.side_bits
+        steps = dithered(whole, dither_bits, entropy)
+        while self.rounding == "conditional" and square_norm(steps) > math.floor(plan.l2_sensitivity**2):
+            steps = dithered(whole, dither_bits, entropy)
+        noise = DiscreteGaussian(plan.share_sigma).sample(steps.size, entropy)
         tail = math.floor(plan.noise_tail)
         np.clip(noise, -tail, tail, out=noise)
-        noise += dithered
+        noise += steps
         if int(np.abs(noise).max()) > self.largest_entry:
             raise PrivacyError("modulus_bits: an entry beyond its bound, which is a bug: nothing is sent")
         words = noise.astype(word_dtype(bits))
@@ -289,7 +348,6 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         :raises EncodingError: another length, or a sum out of the contributors' reach.
         :raises UsageError: fewer contributors than T_min, more than n_max, or words of another dtype.
         """
-        del seed
         check_words(total, self.modulus_bits)
         if not self.minimum_contributors <= contributors <= self.maximum_contributors:
             raise UsageError(
@@ -303,34 +361,7 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         reach = contributors * self.largest_entry
         if int(signed.max()) > reach or int(signed.min()) < -reach:
             raise EncodingError(UNNAMED, "the sum is out of its contributors' reach")
-        return np.ldexp(signed.astype(np.float64), -self.fraction_bits)
-
-
-def _dithered(whole: Whole, bits: int, entropy: Entropy) -> npt.NDArray[np.int64]:
-    """floor((q + u) / 2^bits), u uniform below 2^bits and anew for each coordinate.
-
-    For the same u, two vectors that differ by v end less than one step a coordinate from v / 2^bits apart: neighbouring
-    sums stay within C + sqrt(d), in whatever way each came about.
-    """
-    integers = whole.astype(np.int64)
-    if bits == 0:
-        return integers
-    stream = MaskStream(draw(entropy, KEY_BYTES), _DITHER_BITS)
-    for part in chunks(integers.size):
-        dither = stream.words(part.start, part.stop - part.start)
-        np.right_shift(dither, _DITHER_BITS - bits, out=dither)
-        integers[part] += dither
-    np.right_shift(integers, bits, out=integers)
-    return integers
-
-
-def _largest_entry(records: int, clip_steps: float, share_sigma: float) -> int:
-    return math.ceil(records * clip_steps) + 1 + math.ceil(TAIL * share_sigma)
-
-
-def _sum_bits(contributors: int, records: int, clip_steps: float, share_sigma: float) -> int:
-    """Smallest b for which the sum of all contributors, each at its largest, stays below 2^(b-1) in magnitude."""
-    return max(MINIMAL_BITS, (contributors * _largest_entry(records, clip_steps, share_sigma)).bit_length() + 1)
+        return self.transform.inverse(np.ldexp(signed.astype(np.float64), -self.fraction_bits), seed)
 
 
 def _check_length(name: str, value: float) -> None:
@@ -346,7 +377,7 @@ def _check(mechanism: DistributedMechanism) -> None:
     for name in _LENGTHS:
         _check_length(name, getattr(mechanism, name))
     for name, least, most in (
-        ("fraction_bits", _COARSEST, _FINEST),
+        ("fraction_bits", SCALES[0], SCALES[-1]),
         ("dimension", 1, 2**40),
         ("minimum_contributors", 1, mechanism.maximum_contributors),
         ("maximum_contributors", 2, 2**24),
@@ -358,6 +389,8 @@ def _check(mechanism: DistributedMechanism) -> None:
             raise refused(name, f"a whole number from {least} to {most}")
     if type(mechanism.layout_digest) is not bytes or len(mechanism.layout_digest) != _DIGEST_BYTES:
         raise PrivacyError(f"layout_digest: allowed: {_DIGEST_BYTES} bytes")
+    if type(mechanism.wrap_probability) is not float or not 0 <= mechanism.wrap_probability < 1:
+        raise refused("wrap_probability", "a float from 0 to below 1")
     if mechanism.rounding not in ("unconditional", "conditional"):
         raise refused("rounding", "'unconditional' or 'conditional'")
     if mechanism.rounding == "conditional" and mechanism.maximum_records != 1:

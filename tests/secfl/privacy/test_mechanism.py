@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from protocols.errors import EncodingError, PrivacyError, UsageError
 from protocols.primitives.ring import centre, reduce_in_place
 from protocols.testing.randomness import DeterministicEntropy
+from secfl.encoding.subset import choose_coordinates
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
-from secfl.privacy.fixed_point import FixedPoint, RecordSum, square_norm
-from secfl.privacy.mechanism import DistributedMechanism, _dithered, delta_of_sampler
+from secfl.privacy.fixed_point import FixedPoint, RecordSum, dithered, square_norm
+from secfl.privacy.mechanism import DistributedMechanism, delta_of_sampler
 
 SEED = bytes(32)
 
@@ -63,8 +65,7 @@ def test_no_vector_is_longer_than_the_clip_in_exact_arithmetic(
         vector[1:] *= 1e-9
     vector = (vector * 2.0**scale).astype(np.float32)
     point = FixedPoint(clip, bits - math.frexp(clip)[1], dimension)
-    whole, finite = point.clipped(vector)
-    assert finite
+    whole = point.clipped(vector)
     assert sum(int(x) ** 2 for x in whole) <= (Fraction(clip) * Fraction(2) ** point.bits) ** 2
     both = RecordSum(point, 4)
     both.add([vector[None, :]])
@@ -88,7 +89,7 @@ def test_a_record_more_or_less_moves_the_sum_by_no_more_than_the_sensitivity(see
         total.add([gradients[:, :600].reshape(records, 20, 30), gradients[:, 600:]])
     with_it.add([odd[:, :600].reshape(1, 20, 30), odd[:, 600:]])
     one, other = (
-        _dithered(total.total, it._dither_bits, DeterministicEntropy(f"dither {seed}")) for total in (with_it, without)
+        dithered(total.total, it._fine_bits, DeterministicEntropy(f"dither {seed}")) for total in (with_it, without)
     )
     assert square_norm(one - other) <= it.plan.l2_sensitivity**2
 
@@ -101,9 +102,9 @@ def noiseless(it: DistributedMechanism, vector: np.ndarray, name: str) -> np.nda
         sampler = DeterministicEntropy(name)
         sampler(32 * draws)
         signed = centre(words, it.modulus_bits) - DiscreteGaussian(it.plan.share_sigma).sample(it.dimension, sampler)
-        dithered = _dithered(it._fixed_point().clipped(vector)[0], it._dither_bits, entropy)
-        if np.array_equal(signed, dithered):
-            return dithered
+        steps = dithered(it._fixed_point().clipped(vector), it._fine_bits, entropy)
+        if np.array_equal(signed, steps):
+            return steps
         draws += 1
 
 
@@ -124,10 +125,10 @@ def test_the_noise_of_a_word_is_the_sampler_s_and_nothing_else() -> None:
     vector = vectors(1, 650)[0]
     words, report = it.encode(vector, SEED, DeterministicEntropy("party"))
     entropy = DeterministicEntropy("party")
-    whole, _ = it._fixed_point().clipped(vector)
-    dithered = _dithered(whole, it._dither_bits, entropy)
+    whole = it._fixed_point().clipped(vector)
+    steps = dithered(whole, it._fine_bits, entropy)
     noise = DiscreteGaussian(it.plan.share_sigma).sample(650, entropy)
-    np.testing.assert_array_equal(centre(words, it.modulus_bits), dithered + noise)
+    np.testing.assert_array_equal(centre(words, it.modulus_bits), steps + noise)
     assert (report.left_out, report.records) == (0, 1)
 
 
@@ -208,7 +209,7 @@ def test_the_record_that_a_session_carries_comes_back() -> None:
 
 def test_a_modulus_that_the_sum_could_wrap_is_refused() -> None:
     fields = {name: getattr(mechanism(), name) for name in DistributedMechanism.__struct_fields__}
-    with pytest.raises(PrivacyError, match="modulus_bits: 31; allowed: at least 32"):
+    with pytest.raises(PrivacyError, match=r"modulus_bits: 31: .*never with 32"):
         DistributedMechanism(**(fields | {"modulus_bits": 31}))
 
 
@@ -261,3 +262,117 @@ def test_the_sampler_s_share_of_delta_is_negligible_and_of_the_stated_form() -> 
     eta = mechanism().total_variation
     assert 1e-31 < eta < 2e-31  # the cut at 12 sigma; the sampler itself is below 2^-100
     assert delta_of_sampler(eta, 20, 650, 1000, 1.0) == pytest.approx((1 + math.e) * 20 * 650 * 1000 * eta)
+
+
+@pytest.mark.parametrize("options", [{"rotation_block": 256}, {"kept": 100}, {"kept": 100, "rotation_block": 64}])
+@pytest.mark.parametrize("records", [1, 40])
+def test_rotated_and_chosen_coordinates_come_back(options: dict[str, int], records: int) -> None:
+    it = mechanism(noise_multiplier=0.01, maximum_records=records, **options)
+    assert it.plan.dimension == it.word_count(650) == {256: 768, 0: 100, 64: 128}[options.get("rotation_block", 0)]
+    updates = vectors(6, 650, length=0.5)
+    total = np.zeros(it.word_count(), np.uint32)
+    for index, update in enumerate(updates):
+        entropy = DeterministicEntropy(f"party {index}")
+        if records == 1:
+            total += it.encode(update, b"session", entropy)[0]
+        else:
+            gradients = it.record_sum()
+            gradients.add([update[None, :]])
+            total += it.encode_sum(gradients, b"session", entropy)[0]
+    reduce_in_place(total, it.modulus_bits)
+    decoded, expected = it.decode(total, 6, b"session"), updates.sum(axis=0)
+    if it.kept:
+        sent = choose_coordinates(650, 100, b"session")
+        assert np.count_nonzero(decoded) == 100
+        decoded, expected = decoded[sent], expected[sent]
+    assert np.abs(decoded - expected).max() < 6 * it.standard_deviation(6)
+    assert np.std(decoded - expected) == pytest.approx(it.standard_deviation(6), rel=0.25)
+
+
+@given(seed=st.integers(0, 2**32 - 1), block=st.sampled_from([16, 256, 1024]), records=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_rotated_sums_with_and_without_one_vector_stay_within_the_sensitivity(
+    seed: int, block: int, records: bool
+) -> None:
+    """Same signs, same dither, exact arithmetic; the vector is as long as the clip allows."""
+    it = mechanism(maximum_records=16 if records else 1, rotation_block=block, fraction_bits=5, noise_multiplier=4.0)
+    point, transform = it._fixed_point(), it.transform
+    odd = point.clipped(vectors(1, 650, seed)[0])
+    rest = sum(point.clipped(x) for x in vectors(15, 650, seed + 1)) if records else np.zeros(650)
+    one, other = (
+        dithered(
+            transform.rotate_whole(whole, b"signs"),
+            it._fine_bits + transform.side_bits,
+            DeterministicEntropy(f"dither {seed}"),
+        )
+        for whole in (rest + odd, rest)
+    )
+    assert 0 < square_norm(one - other) <= it.plan.l2_sensitivity**2
+
+
+def compressed(**changes: object) -> DistributedMechanism:
+    return mechanism(
+        **{
+            "dimension": 10_000,
+            "modulus_bits": 16,
+            "rotation_block": 1024,
+            "rounding": "conditional",
+            "minimum_contributors": 50,
+            "colluding": 0,
+            "maximum_contributors": 60,
+            "wrap_probability": 1e-6,
+            **changes,
+        }
+    )
+
+
+def test_sixteen_bits_suffice_with_a_rotation() -> None:
+    it = compressed()
+    assert it.modulus_bits == 16
+    assert 0 < it.wrap_bound <= 1e-6
+    assert it._sizes.bits > 16  # without a wrap being possible they would not
+    assert it.plan.inflation < 1.05
+    assert it.describe()["bytes_per_parameter"] == pytest.approx(2 * 10_240 / 10_000)
+    finer = msgspec.structs.asdict(it) | {"fraction_bits": it.fraction_bits + 1}
+    with pytest.raises(PrivacyError, match=r"modulus_bits: 16: .* may wrap"):
+        DistributedMechanism(**finer)
+
+
+def test_a_compressed_sum_comes_back_within_its_noise() -> None:
+    it = compressed()
+    updates = vectors(50, 10_000, length=1.0) + vectors(1, 10_000, 9, length=0.5)[0]
+    updates /= np.linalg.norm(updates, axis=1, keepdims=True)
+    total = np.zeros(it.word_count(), np.uint16)
+    for index, update in enumerate(updates):
+        total += it.encode(update, b"session", DeterministicEntropy(f"party {index}"))[0]
+    error = it.decode(total, 50, b"session") - updates.sum(axis=0)
+    rounding = math.ldexp(math.sqrt(50 / 4), -it.fraction_bits)  # of the dither, at most
+    assert it.standard_deviation(50) * 0.95 < np.std(error) < math.hypot(it.standard_deviation(50), rounding) * 1.05
+
+
+def test_sums_wrap_no_more_often_than_stated() -> None:
+    """At one coordinate, all parties alike: the worst that signs and noise leave; the bound is for any coordinate."""
+    it = compressed(wrap_probability=0.5, dimension=1024, maximum_contributors=50)
+    vector = np.zeros(1024, np.float32)
+    vector[3] = 1.0
+    wrapped, sums, largest = 0, 40, 0
+    for index in range(sums):
+        entropy, half = DeterministicEntropy(f"sum {index}"), 2 ** (it.modulus_bits - 1)
+        exact = np.zeros(it.word_count(), np.int64)
+        for _ in range(50):
+            words = it.encode(vector, b"%d" % index, entropy)[0]
+            exact += centre(words, it.modulus_bits)
+        largest = max(largest, int(np.abs(exact).max()))
+        wrapped += largest >= half
+    assert it.wrap_bound > 0.05
+    assert wrapped / sums <= it.wrap_bound
+    assert largest > half / 2  # the bound is not met by leaving bits unused
+
+
+def test_a_wrap_is_a_residue_of_the_same_sum() -> None:
+    """What is opened is a function of the integer sum: b bits of it. So a wrap tells nothing more."""
+    wide, narrow = compressed(modulus_bits=32, wrap_probability=0.0, fraction_bits=8), compressed(fraction_bits=8)
+    vector = vectors(1, 10_000)[0]
+    one = wide.encode(vector, b"session", DeterministicEntropy("x"))[0]
+    other = narrow.encode(vector, b"session", DeterministicEntropy("x"))[0]
+    np.testing.assert_array_equal(one & 0xFFFF, other)
