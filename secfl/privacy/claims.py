@@ -18,11 +18,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from typing import Literal
 
+import msgspec
+
 from protocols.errors import PrivacyError
-from secfl.privacy.accounting import Curve, RdpFilter, compose, rdp_curve
-from secfl.privacy.budget import require_delta
+from secfl.privacy.accountants import Opinion, RdpAtFixedOrder, opinions, tightest
+from secfl.privacy.accounting import Curve, compose, rdp_curve
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
 from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian, SampledGaussian
 from secfl.privacy.ledger_state import ReleaseState
@@ -32,7 +35,6 @@ __all__ = ["AdversaryClaim", "Charged", "CollusionPoint", "Floors", "Mode", "cla
 
 Mode = Literal["local-dp-sgd", "distributed-dp-sgd", "client-level"]
 
-FILTER = "RDP filter at a fixed integer order"
 RELATIONS: dict[Mode, str] = {
     "local-dp-sgd": "add or remove one record of one silo",
     "distributed-dp-sgd": "add or remove one record of one silo",
@@ -43,7 +45,6 @@ _PROTECTED: dict[Mode, str] = {
     "distributed-dp-sgd": "any single record of a silo",
     "client-level": "any silo's whole update",
 }
-_ROOMY = 1e6
 _LOCAL_SIGMA = 2.0**27
 """About the steps of mode A's grid; the sampler's error is the same for all of its widths."""
 _SPENT = (ReleaseState.SENDING, ReleaseState.COMMITTED)
@@ -56,19 +57,22 @@ class Charged:
     :param events: of all releases that left the silo, or may have.
     :param order: the filter's.
     :param inherited: curve of what earlier lineages spent; None for nothing.
+    :param plan: what was planned before the first release and never changed since; None if there is no such plan. Where
+        the events are a part of it, the plan's own epsilon is a bound as well, and the smaller one is claimed.
     """
 
     events: tuple[AnyPrivacyEvent, ...]
     delta: float
     order: int
     inherited: Curve | None = None
+    plan: tuple[AnyPrivacyEvent, ...] | None = None
 
     @classmethod
-    def of(cls, summary: LedgerSummary) -> Charged:
+    def of(cls, summary: LedgerSummary, plan: Sequence[AnyPrivacyEvent] | None = None) -> Charged:
         """That of a verified ledger."""
         events = tuple(release.reservation.event for release in summary.releases if release.state in _SPENT)
         inherited = summary.inherited_curve if summary.inherited_curve.any() else None
-        return cls(events, summary.budget.delta, summary.order, inherited)
+        return cls(events, summary.budget.delta, summary.order, inherited, None if plan is None else tuple(plan))
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class AdversaryClaim:
     :param epsilon: None: nothing is promised.
     :param delta: all of ``delta_parts`` together; None: nothing is promised.
     :param delta_parts: what it is made of, by name, zero parts left out.
+    :param accountant: the tightest whose epsilon is a bound here; empty where nothing is promised.
     :param computational: it rests on the protocol, and that on assumptions about what can be computed.
     """
 
@@ -166,28 +171,20 @@ def epsilon_by_colluders(
     return tuple(_point(charged, floors, colluding) for colluding in range(last + 1))
 
 
-def curve_against(charged: Charged, known: int) -> Curve | None:
-    """Rényi curve of what was spent, against an adversary that knows ``known`` shares of every sum.
+def events_against(events: Sequence[AnyPrivacyEvent], known: int) -> tuple[AnyPrivacyEvent, ...] | None:
+    """The same releases, as seen by an adversary that knows ``known`` shares of every sum.
 
     :returns: None where a sum holds no other share.
     """
-    curves = [] if charged.inherited is None else [charged.inherited]
-    for event in charged.events:
+    seen: list[AnyPrivacyEvent] = []
+    for event in events:
         if isinstance(event, DistributedGaussian):
             shares = event.shares + event.known_shares - known
             if shares < 1:
                 return None
-            curves.append(rdp_curve(replace_shares(event, shares, known)))
-        else:
-            curves.append(rdp_curve(event))
-    return compose(curves)
-
-
-def replace_shares(event: DistributedGaussian, shares: int, known: int) -> DistributedGaussian:
-    """The same release, as seen by who knows ``known`` shares of the fewest."""
-    return DistributedGaussian(
-        event.sampling_rate, event.l2_sensitivity, event.dimension, event.share_sigma, shares, event.steps, known
-    )
+            event = msgspec.structs.replace(event, shares=shares, known_shares=known)
+        seen.append(event)
+    return tuple(seen)
 
 
 def _point(charged: Sequence[Charged], floors: Floors, colluding: int) -> CollusionPoint:
@@ -202,27 +199,41 @@ def _point(charged: Sequence[Charged], floors: Floors, colluding: int) -> Collus
         void = f"{floors.protocol} hides single vectors from the server and at most {holds_to} silos"
     elif distributed and not assumed and any(one.inherited is not None for one in charged):
         void = "what the lineage inherited was counted against fewer colluders"
-    found = None if void else _epsilon(charged, colluding)
-    if found is None and not void:
+    bound = None if void else _bound(charged, colluding)
+    if bound is None and not void:
         void = "they know all the noise that an earlier sum holds"
-    return CollusionPoint(colluding, max(0, shares), found, assumed, void)
+    return CollusionPoint(colluding, max(0, shares), bound.epsilon if bound else None, assumed, void)
 
 
-def _epsilon(charged: Sequence[Charged], known: int) -> float | None:
-    values = []
+def _bound(charged: Sequence[Charged], known: int) -> Opinion | None:
+    """The weakest silo's tightest bound; None where an adversary knows all the noise of a sum."""
+    weakest: Opinion | None = None
     for one in charged:
-        curve = curve_against(one, known)
-        if curve is None:
+        seen = events_against(one.events, known)
+        if seen is None:
             return None
-        values.append(_filter_epsilon(one, curve))
-    return max(values)
+        found = _tightest(one, seen, None if one.plan is None else events_against(one.plan, known))
+        if weakest is None or (found.epsilon or 0.0) > (weakest.epsilon or 0.0):
+            weakest = found
+    return weakest
 
 
-def _filter_epsilon(charged: Charged, curve: Curve) -> float:
-    """At the ledger's order: valid whatever was chosen after looking, within the ledger's budget."""
-    require_delta(charged.delta)
-    # The filter's conversion does not depend on its budget, which only has to leave the order some room.
-    return RdpFilter(charged.order, _ROOMY, charged.delta).epsilon_of(curve)
+def _tightest(charged: Charged, seen: tuple[AnyPrivacyEvent, ...], plan: tuple[AnyPrivacyEvent, ...] | None) -> Opinion:
+    if charged.inherited is None:
+        return _tightest_of(seen, charged.delta, charged.order, plan)
+    fixed = RdpAtFixedOrder(charged.order)
+    curve = compose([charged.inherited, *map(rdp_curve, seen)])
+    return Opinion(fixed.name, fixed.convert(curve, charged.delta), "bound")
+
+
+@lru_cache(maxsize=64)
+def _tightest_of(
+    seen: tuple[AnyPrivacyEvent, ...], delta: float, order: int, plan: tuple[AnyPrivacyEvent, ...] | None
+) -> Opinion:
+    """Silos under one plan have the same events: computed once."""
+    # Without a plan the numerical accountants bind nobody and need not be asked.
+    numerical: tuple[Literal["pld"], ...] = ("pld",) if plan is not None else ()
+    return tightest(opinions(seen, delta, order=order, plan=plan, accountants=numerical))
 
 
 def _claim(mode: Mode, adversary: str, known: int, charged: Sequence[Charged], floors: Floors) -> AdversaryClaim:
@@ -231,20 +242,21 @@ def _claim(mode: Mode, adversary: str, known: int, charged: Sequence[Charged], f
     colluding = adversary == "server with colluding silos"
     if distributed and colluding and floors.colluding == 0:
         sentence = "Nothing is claimed against the server together with silos: the run assumes that none helps it."
-        return AdversaryClaim(adversary, sentence, 0, floors.minimum_contributors, None, None, {}, FILTER, True)
-    epsilon = _epsilon(charged, known)
+        return AdversaryClaim(adversary, sentence, 0, floors.minimum_contributors, None, None, {}, "", True)
+    bound = _bound(charged, known)
+    epsilon = bound.epsilon if bound else None
     parts = _delta_parts(charged, known, floors, epsilon, distributed) if epsilon is not None else {}
     delta = math.fsum(parts.values())
     shares = _fewest_shares(charged, floors, known) if distributed else None
-    if epsilon is None or delta >= 1:
+    if bound is None or epsilon is None or delta >= 1:
         reason = "it knows all the noise that the smallest sum holds" if epsilon is None else "delta would be 1"
         sentence = f"Nothing is promised against this adversary ({adversary}): {reason}."
-        return AdversaryClaim(adversary, sentence, None, shares, None, None, {}, FILTER, distributed)
-    bound = f"({_up(epsilon)}, {_delta(delta)})-differential privacy"
+        return AdversaryClaim(adversary, sentence, None, shares, None, None, {}, "", distributed)
+    promise = f"({_up(epsilon)}, {_delta(delta)})-differential privacy"
     return AdversaryClaim(
         adversary=adversary,
         sentence=(
-            f"{_who(adversary, distributed, floors)} learns about {_PROTECTED[mode]} no more than {bound} allows; "
+            f"{_who(adversary, distributed, floors)} learns about {_PROTECTED[mode]} no more than {promise} allows; "
             f"{_grounds(shares, floors)}"
         ),
         colluding=(floors.colluding if distributed else None) if colluding else 0,
@@ -252,7 +264,7 @@ def _claim(mode: Mode, adversary: str, known: int, charged: Sequence[Charged], f
         epsilon=epsilon,
         delta=delta,
         delta_parts=parts,
-        accountant=FILTER,
+        accountant=bound.accountant,
         computational=distributed,
     )
 

@@ -52,3 +52,17 @@ def test_homomorphic_benchmark_has_a_row_for_each_scheme(tmp_path: Path) -> None
     assert 22.5 <= bits < 22.6
     assert len(found["figures"]) == 6
     assert found["machine"].keys() >= {"date", "processor", "python", "numpy"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("opacus") is None, reason="extra 'train' is not installed")
+def test_accounting_benchmark_puts_every_accountant_beside_ours(tmp_path: Path) -> None:
+    rows = figures("accounting.py", tmp_path)["figures"]
+    many = {row["name"]: row for row in rows if row["configurations"] == 20}
+    assert set(many) == {
+        "RDP, sampled Gaussian", "RDP, sampled Gaussian, again", "RDP, distributed", "RDP, distributed, again",
+        "RDP (dp-accounting)", "PLD (dp-accounting)", "PRV (Opacus)",
+    }  # fmt: skip
+    assert all(row["value"] > 0 for row in rows)
+    assert many["PLD (dp-accounting)"]["measured"] == 2
+    assert many["RDP, sampled Gaussian, again"]["value"] < many["RDP, sampled Gaussian"]["value"]

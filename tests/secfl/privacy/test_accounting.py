@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -66,14 +65,28 @@ def test_curve_is_the_exact_divergence_rounded_up(rate: float, noise: float, ord
     assert 0 < excess < 2e-11
 
 
-@pytest.mark.parametrize(("rate", "noise"), [(0.01, 1.0), (0.1, 2.0), (0.5, 10.0), (0.999, 0.3), (1.0, 3.0)])
-def test_curve_agrees_with_dp_accounting(rate: float, noise: float) -> None:
+GRID = [(rate, noise) for rate in (0.001, 0.01, 0.1, 0.5, 0.999, 1.0) for noise in (0.3, 1.0, 3.0, 10.0)]
+
+
+@pytest.mark.parametrize(("rate", "noise"), GRID)
+def test_curve_agrees_with_dp_accounting_at_integer_orders(rate: float, noise: float) -> None:
     from dp_accounting import dp_event
     from dp_accounting.rdp import rdp_privacy_accountant as module
 
     accountant = module.RdpAccountant(list(ORDERS))
     accountant.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise)), 7)
-    np.testing.assert_allclose(rdp_curve(SampledGaussian(rate, noise, 7)), accountant.rdp, rtol=1e-10)
+    # Both at full precision where the divergence is not tiny; where it is, the oracle's 1 + x has lost digits of x.
+    np.testing.assert_allclose(rdp_curve(SampledGaussian(rate, noise, 7)), accountant.rdp, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(("rate", "noise"), GRID)
+def test_curve_agrees_with_opacus_at_integer_orders(rate: float, noise: float) -> None:
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    orders = [2, 3, 8, 32, 64, 128]
+    expected = compute_rdp(q=rate, noise_multiplier=noise, steps=7, orders=orders)
+    found = rdp_curve(SampledGaussian(rate, noise, 7))[[ORDERS.index(order) for order in orders]]
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_plain_gaussian_is_alpha_over_two_sigma_squared() -> None:
@@ -130,11 +143,12 @@ def test_curve_cannot_be_changed_by_its_reader() -> None:
         curve[0] = 0.0
 
 
-def test_500_rounds_of_100_configurations_take_seconds() -> None:
+def test_each_configuration_is_computed_once_however_many_rounds_have_it() -> None:
+    """Speed is shown by benchmarks/accounting.py; this is what it rests on."""
     accounting._sampled_gaussian_step.cache_clear()
-    started = time.perf_counter()
     found = rdp_epsilon([SampledGaussian(0.01 + (i % 100) * 1e-5, 1.0, 10) for i in range(500)], DELTA)
-    assert time.perf_counter() - started < 5
+    assert accounting._sampled_gaussian_step.cache_info().misses == 100
+    assert accounting._sampled_gaussian_step.cache_info().hits == 400
     assert found == pytest.approx(rdp_epsilon([SampledGaussian(0.0105, 1.0, 5000)], DELTA), rel=0.01)
 
 

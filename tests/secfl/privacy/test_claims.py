@@ -12,7 +12,7 @@ import pytest
 from ledger_workshop import EVENT, KEY, finish, new_ledger, reserve
 
 from protocols.errors import PrivacyError
-from secfl.privacy.accounting import ORDERS, RdpFilter, epsilon, rdp_curve
+from secfl.privacy.accounting import ORDERS, RdpFilter, epsilon, pld_epsilon, rdp_curve, rdp_epsilon
 from secfl.privacy.claims import AdversaryClaim, Charged, Floors, Mode, claims, epsilon_by_colluders
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
 from secfl.privacy.distributed import NoisePlan
@@ -200,6 +200,48 @@ def test_sentences_name_adversary_unit_bound_and_ground_and_never_promise_more(
             assert f"the noise of at least {claim.shares} silos that it does not know" in claim.sentence
             assert "This is computational: it holds as long as secagg hides single vectors" in claim.sentence
     assert "up to 3 of the other silos" in found[3].sentence or mode == "local-dp-sgd"
+
+
+class TestPlannedInAdvance:
+    PLAN_A = (SampledGaussian(0.1, 2.0, 40),) * 5
+
+    def claim(self, *events: SampledGaussian, plan: tuple[SampledGaussian, ...] | None) -> AdversaryClaim:
+        return claims("local-dp-sgd", [Charged(events, DELTA, ORDER, plan=plan)], FLOORS)[0]
+
+    def test_the_whole_of_a_fixed_plan_is_claimed_by_the_tightest_bound_which_is_named(self) -> None:
+        claim = self.claim(*self.PLAN_A, plan=self.PLAN_A)
+        assert claim.epsilon == pld_epsilon(self.PLAN_A, DELTA)
+        assert claim.epsilon < filter_epsilon(*self.PLAN_A)
+        assert claim.accountant == "PLD of the plan (dp-accounting)"
+
+    def test_a_part_of_it_costs_the_filter_s_or_the_whole_plan_s_whichever_is_less(self) -> None:
+        (first, *_) = self.PLAN_A
+        whole = pld_epsilon(self.PLAN_A, DELTA)
+        start, late = self.claim(first, plan=self.PLAN_A), self.claim(*self.PLAN_A[:4], plan=self.PLAN_A)
+        assert start.epsilon == filter_epsilon(first) < whole
+        assert start.accountant == "RDP filter at a fixed integer order"
+        assert late.epsilon == whole < filter_epsilon(*self.PLAN_A[:4])
+
+    def test_without_a_plan_or_beyond_it_only_the_filter_binds(self) -> None:
+        more = (*self.PLAN_A, self.PLAN_A[0])
+        for events, plan in ((self.PLAN_A, None), (more, self.PLAN_A), (more, ())):
+            claim = self.claim(*events, plan=plan)
+            assert claim.epsilon == filter_epsilon(*events)
+            assert claim.accountant == "RDP filter at a fixed integer order"
+
+    def test_what_was_inherited_was_in_no_plan(self) -> None:
+        charged = Charged(self.PLAN_A, DELTA, ORDER, inherited=rdp_curve(self.PLAN_A[0]), plan=self.PLAN_A)
+        claim = claims("local-dp-sgd", [charged], FLOORS)[0]
+        assert claim.epsilon == pytest.approx(filter_epsilon(*self.PLAN_A, self.PLAN_A[0]), rel=1e-12)
+        assert claim.accountant == "RDP filter at a fixed integer order"
+
+    def test_distributed_noise_is_never_claimed_by_a_gaussian_s_loss_distribution(self) -> None:
+        charged = replace(CHARGED_B, plan=CHARGED_B.events)
+        for claim in claims("distributed-dp-sgd", [charged], FLOORS):
+            assert claim.accountant.startswith("RDP ")
+            assert claim.shares is not None
+            seen = [replace_shares(EVENT_B, claim.shares)] * 2
+            assert claim.epsilon == pytest.approx(min(filter_epsilon(*seen), rdp_epsilon(seen, DELTA)), rel=1e-12)
 
 
 def test_an_empty_ledger_promises_epsilon_zero() -> None:

@@ -16,9 +16,9 @@ from secfl.privacy.distributed import NoisePlan, rounded_l2_bound
 from secfl.privacy.events import DistributedGaussian, SampledGaussian
 
 
-def pmf_of_sum(sigma: float, shares: int) -> np.ndarray:
-    """In 80-bit floats, whose exponents reach where the divergence of a high order lies."""
-    reach = int(60 * sigma) + 4
+def pmf_of_sum(sigma: float, shares: int, reach: int = 60) -> np.ndarray:
+    """In 80-bit floats, whose exponents reach where the divergence of a high order lies; ``reach`` in sigma a share."""
+    reach = int(reach * sigma) + 4
     one = np.exp(-np.square(np.arange(-reach, reach + 1).astype(np.longdouble) / sigma) / 2)
     one /= one.sum()
     whole = one
@@ -48,6 +48,52 @@ def test_the_bound_dominates_the_exact_divergence(sigma: float, shares: int, shi
     for order, rho in zip(orders, bound, strict=True):
         exact = sum(exact_divergence(float(order), pmf, x) for x in shift)
         assert exact <= rho * (1 + 1e-9)
+
+
+def exact_sampled_divergences(
+    order: float, rate: float, pmf: np.ndarray, shift: tuple[int, ...]
+) -> tuple[float, float]:
+    """Both ways between q moved + (1 - q) still and still, over all coordinates at once: one sample moves them all."""
+    moved = still = np.ones((), np.longdouble)
+    for steps in shift:
+        padding = np.zeros(steps, np.longdouble)
+        moved = np.multiply.outer(moved, np.concatenate([padding, pmf]))
+        still = np.multiply.outer(still, np.concatenate([pmf, padding]))
+    mixed = rate * moved + (1 - rate) * still
+    tiny = np.longdouble("1e-4900")
+    safe = (mixed > tiny) & (still > tiny)
+    logs = np.log(mixed[safe]), np.log(still[safe])
+    return tuple(_divergence(order, *pair) for pair in (logs, logs[::-1]))
+
+
+def _divergence(order: float, first: np.ndarray, second: np.ndarray) -> float:
+    logs = order * first + (1 - order) * second
+    top = logs.max()
+    return float((top + np.log(np.exp(logs - top).sum())) / (order - 1))
+
+
+SAMPLED_CASES = [
+    (sigma, shares, shift)
+    for shift, sigmas in (((1,), (0.5, 1.0, 4.0)), ((3,), (1.0, 4.0)), ((1, 1), (0.5, 1.0)), ((2, 1, 1), (0.5,)))
+    for sigma in sigmas
+    for shares in (1, 2, 5)
+]
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+@pytest.mark.parametrize(("sigma", "shares", "shift"), SAMPLED_CASES)
+def test_the_sampled_bound_dominates_the_exact_divergences_both_ways(
+    sigma: float, shares: int, shift: tuple[int, ...], rate: float
+) -> None:
+    """Adding the record and removing it, at every integer order up to 8; never below, and close above."""
+    event = DistributedGaussian(rate, math.sqrt(sum(x * x for x in shift)), len(shift), sigma, shares, 1)
+    pmf = pmf_of_sum(sigma, shares, reach=30 if len(shift) == 1 else 12)
+    for order in (2, 3, 5, 8):
+        bound = float(rdp_curve(event)[ORDERS.index(order)])
+        adding, removing = exact_sampled_divergences(order, rate, pmf, shift)
+        assert max(adding, removing) <= bound * (1 + 1e-9)
+        if sigma >= 1.0 and shares == 1:  # then the base bound is that of one discrete Gaussian, which is tight
+            assert adding == pytest.approx(bound, rel=1e-3)
 
 
 def test_the_bound_is_tight_where_shares_are_wide() -> None:
