@@ -95,6 +95,9 @@ class Training(_Section):
     """Left out: the smallest that fits the budget over all rounds."""
     grad_sample: Literal["hooks", "ghost"] = "hooks"
     max_physical_batch: Annotated[int, Field(ge=1)] | None = None
+    pad_batches: bool | None = None
+    """Whether every step of a private mode runs on a public number of rows, so that its time does not tell how many
+    records were sampled; left out: true."""
     proximal: Annotated[float, Field(ge=0)] = 0.0
     """FedProx (Li et al. 2020): weight mu of the pull towards the global model; 0 for none."""
 
@@ -105,6 +108,8 @@ class Training(_Section):
         for key in ("clip_norm", "noise_multiplier"):
             if self.mode == "none" and getattr(self, key) is not None:
                 raise ConfigError(f"training.{key}", "mode none neither clips nor adds noise", "mode local-dp-sgd")
+        if self.mode == "none" and self.pad_batches is not None:
+            raise ConfigError("training.pad_batches", "mode none hides no batch sizes", "mode local-dp-sgd")
         return self
 
 

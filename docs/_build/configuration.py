@@ -45,6 +45,7 @@ _NOTES = {
     ("Training", "clip_norm"): "Largest Euclidean norm of one record's gradient. Required with `local-dp-sgd`.",
     ("Training", "grad_sample"): '`"ghost"` computes norms alone and runs a second backward pass: for large layers.',
     ("Training", "max_physical_batch"): "Records in memory at a time; left out: no bound. No effect on the result.",
+    ("Training", "pad_batches"): "Costs the time of the fillers. No effect on the result.",
     ("Privacy", "epsilon"): "Fixed when a lifetime ledger begins; another value later is refused.",
     ("Privacy", "delta"): "At most min(1e-5, 1 / (10 N)), N the sum of all nominal sizes. Fixed like epsilon.",
     ("Privacy", "unit"): "One record of one silo, added or removed. Never a person, who may have many records.",

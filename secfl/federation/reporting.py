@@ -443,6 +443,15 @@ def _training(config: Config) -> Parameters:
     return {key.replace("_", " "): value for key, value in training.items()} | {"rounds": config.run.rounds}
 
 
+def _time(config: Config) -> str:
+    if config.privacy is not None and config.training.pad_batches is not False:
+        return (
+            "Time, in part: every step runs on the same number of rows, but replies do not leave at fixed times, and "
+            "caches and the like are not controlled."
+        )
+    return "Time: how long a silo trains may depend on its records; replies do not leave at fixed times."
+
+
 def _not_protected(records: RunRecords) -> tuple[str, ...]:
     config = records.config
     items = [
@@ -451,7 +460,7 @@ def _not_protected(records: RunRecords) -> tuple[str, ...]:
         "The test records: they are declared unprotected and the metric on them is exact."
         if config.evaluation.kind == "benchmark"
         else "Nothing was evaluated.",
-        "Time: how long a silo trains may depend on its records; replies do not leave at fixed times.",
+        _time(config),
         "Honesty of inputs: a silo may send any update within the clipping range.",
         "A server that lies about the result: it can hand out another model than the sum gives.",
     ]

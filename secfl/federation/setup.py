@@ -31,6 +31,7 @@ from secfl.federation.silo import LocalTraining, Silo, Vector
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
 from secfl.privacy.accounting import choose_order, noise_multiplier_for
 from secfl.training import Task, load_task
+from secfl.training.padding import Padding, plan_padding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +83,19 @@ class Plan:
         """What one round costs a silo."""
         training = self.config.training
         return SampledGaussian(training.sampling_rate, self.noise_multipliers[silo], training.steps_per_round)
+
+    def padding(self, silo: SiloSettings) -> Padding | None:
+        """Rows of a silo's steps, and how likely a sample is larger; None without padding."""
+        config, training = self.config, self.config.training
+        if config.privacy is None or training.pad_batches is False:
+            return None
+        return plan_padding(
+            silo.nominal_size,
+            training.sampling_rate,
+            config.privacy.epsilon,
+            config.privacy.delta,
+            steps=training.steps_per_round * config.budgeted_rounds,
+        )
 
 
 def plan_run(config: Config, directory: Path, task: Task | None = None, randomness: Randomness | None = None) -> Plan:
@@ -362,6 +376,7 @@ def _trainer(plan: Plan, silo: SiloSettings) -> Any:
         batch = max(1, round(training.sampling_rate * silo.nominal_size))
         settings = PlainSettings(batch, training.learning_rate, training.momentum, training.proximal)
         return PlainSgd(plan.task, settings, silo.name)
+    padding = plan.padding(silo)
     return LocalDpSgd(
         plan.task,
         DpSgdSettings(
@@ -374,6 +389,7 @@ def _trainer(plan: Plan, silo: SiloSettings) -> Any:
             grad_sample=training.grad_sample,
             max_physical_batch=training.max_physical_batch,
             proximal=training.proximal,
+            padded_batch=padding.batch if padding else None,
         ),
     )
 

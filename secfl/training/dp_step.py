@@ -85,16 +85,19 @@ class DpStep:
         for parameter in self._parameters:
             parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
 
-    def add(self, inputs: Any, targets: Any, records: int) -> int:
-        """Add the clipped gradients of a physical batch of ``records`` >= 1 records to the step's sum.
+    def add(self, inputs: Any, targets: Any, records: int, counted: int | None = None) -> int:
+        """Add the clipped gradients of a physical batch of ``records`` >= 1 rows to the step's sum.
 
+        :param counted: the first so many rows count, the others are fillers of weight zero; None: all count.
         :returns: records left out because their gradient was not finite (they contribute zero: whether a silo takes
             part must not depend on its records).
         """
+        counted = records if counted is None else counted
         if self._ghost:
-            return self._add_ghost(inputs, targets, records)
+            return self._add_ghost(inputs, targets, records, counted)
         self._module.set_grad_sample_to_none()
-        torch.autograd.backward(self._task.record_losses(self._module(inputs), targets, records).sum())
+        # Behind a slice the fillers' gradients are zero, or not finite and then set to zero as those of others are.
+        torch.autograd.backward(self._task.record_losses(self._module(inputs), targets, records)[:counted].sum())
         finite = torch.ones(records, dtype=torch.bool)
         for parameter in self._parameters:
             finite &= torch.isfinite(_per_record(parameter)).flatten(1).all(1)
@@ -102,22 +105,22 @@ class DpStep:
             for parameter in self._parameters:
                 _per_record(parameter)[~finite] = 0.0
         self._optimizer.clip_and_accumulate()
-        return int((~finite).sum())
+        return int((~finite[:counted]).sum())
 
-    def _add_ghost(self, inputs: Any, targets: Any, records: int) -> int:
-        losses = self._task.record_losses(self._module(inputs), targets, records)
+    def _add_ghost(self, inputs: Any, targets: Any, records: int, counted: int) -> int:
+        losses = self._task.record_losses(self._module(inputs), targets, records)[:counted]
         torch.autograd.backward(losses.sum(), retain_graph=True)
         norms = self._module.get_norm_sample()
         finite = torch.isfinite(norms)
-        left_out = int((~finite).sum())
-        if left_out:
+        if not bool(finite.all()):
             # Zero times a gradient that is not finite is not zero: the others go through both passes again, alone.
             del losses
-            if left_out < records:
-                kept = finite.nonzero().flatten()
-                left_out += self._add_ghost(rows(inputs, kept), rows(targets, kept), records - left_out)
+            kept = finite.nonzero().flatten()
+            left_out = int((~finite[:counted]).sum())
+            if left_out < counted:
+                left_out += self._add_ghost(rows(inputs, kept), rows(targets, kept), len(kept), counted - left_out)
             return left_out
-        coefficients = self._module.get_clipping_coef()
+        coefficients = self._module.get_clipping_coef()[:counted]
         for parameter in self._parameters:
             parameter.grad = None
         self._module.disable_hooks()

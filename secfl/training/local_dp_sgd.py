@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from secfl.training.batches import batch_of, length
 from secfl.training.checks import buffers, check_behaviour, check_buffers_unchanged, check_model
 from secfl.training.dp_step import DpStep
 from secfl.training.noise import NOISE_SOURCE
+from secfl.training.padding import padded_parts
 from secfl.training.sampling import poisson_sample
 from secfl.training.settings import DpSgdSettings
 from secfl.training.state import LocalUpdate, State, load_state, parameter_difference
 from secfl.training.task import Task
 
 __all__ = ["LocalDpSgd"]
+
+Sample = npt.NDArray[np.int64]
 
 
 class LocalDpSgd:
@@ -72,20 +76,28 @@ class LocalDpSgd:
         for _ in range(steps):
             sample = poisson_sample(length(records), self.settings.sampling_rate, entropy)
             empty += len(sample) == 0
-            left_out += self._step(step, records, sample)
+            left_out += self._step(step, records, sample, entropy)
         check_buffers_unchanged(model, before)
         update = parameter_difference(model, state)
         if not all(np.isfinite(values).all() for values in update.values()):
             update = {name: np.zeros_like(values) for name, values in update.items()}
         return LocalUpdate(update, steps, left_out, empty)
 
-    def _step(self, step: DpStep, records: Dataset[Any], sample: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    def _step(self, step: DpStep, records: Dataset[Any], sample: Sample, entropy: Callable[[int], bytes]) -> int:
         """Take one step on ``sample``, in parts that fit into memory; return the contributions left out."""
-        part = self.settings.max_physical_batch or max(1, len(sample))
         left_out = 0
         step.begin()
-        for start in range(0, len(sample), part):
-            indices = sample[start : start + part]  # padding to a public maximum will go here: sampling.BATCH_PADDING
-            left_out += step.add(*batch_of(records, indices), records=len(indices))
+        for rows, counted in self._parts(sample, length(records), entropy):
+            left_out += step.add(*batch_of(records, rows), len(rows), counted)
         step.finish()
         return left_out
+
+    def _parts(self, sample: Sample, records: int, entropy: Callable[[int], bytes]) -> Iterator[tuple[Sample, int]]:
+        physical = self.settings.max_physical_batch
+        if self.settings.padded_batch is not None:
+            yield from padded_parts(sample, records, self.settings.padded_batch, physical, entropy)
+            return
+        part = physical or max(1, len(sample))
+        for start in range(0, len(sample), part):
+            rows = sample[start : start + part]
+            yield rows, len(rows)

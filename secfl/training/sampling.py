@@ -8,12 +8,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BATCH_PADDING", "poisson_sample", "shuffled_batches"]
-
-# Samples are not padded to a public maximum yet, so the time that a step takes tells the size of its sample to who can
-# measure it. The report lists timing as unprotected while this says "none". Zero-weight rows up to the maximum go where
-# LocalDpSgd splits a sample into physical batches; their tail probability T P[Bin > maximum] then goes into delta.
-BATCH_PADDING = "none"
+__all__ = ["poisson_sample", "shuffled_batches", "with_replacement"]
 
 _CHUNK = 1 << 14  # words of 8 bytes: 128 KiB
 
@@ -42,6 +37,11 @@ def poisson_sample(records: int, rate: float, entropy: Callable[[int], bytes]) -
         for start in range(0, records, _CHUNK)
     ]
     return np.concatenate(parts).astype(np.int64, copy=False) if parts else np.empty(0, dtype=np.int64)
+
+
+def with_replacement(records: int, count: int, entropy: Callable[[int], bytes]) -> npt.NDArray[np.int64]:
+    """Return ``count`` indices below ``records`` >= 1, each drawn by itself; not a private sampling scheme."""
+    return (_words(count, entropy) % np.uint64(records)).astype(np.int64)
 
 
 def shuffled_batches(records: int, size: int, entropy: Callable[[int], bytes]) -> Iterator[npt.NDArray[np.int64]]:

@@ -46,6 +46,8 @@ class DpSgdSettings:
         a second backward pass, for layers too large for the former (Li et al. 2022, Bu et al. 2022).
     :param max_physical_batch: records in memory at a time; a larger sample is summed in parts. ``None``: no bound.
     :param proximal: weight mu of FedProx's pull towards the global model, >= 0.
+    :param padded_batch: rows of every step, whatever its sample (:mod:`secfl.training.padding`). ``None``: as many as
+        were sampled, which the time of a step tells.
     :raises ConfigError: naming the key.
     """
 
@@ -58,6 +60,7 @@ class DpSgdSettings:
     grad_sample: Literal["hooks", "ghost"] = "hooks"
     max_physical_batch: int | None = None
     proximal: float = 0.0
+    padded_batch: int | None = None
 
     def __post_init__(self) -> None:
         rate, size = self.sampling_rate, self.nominal_size
@@ -68,8 +71,9 @@ class DpSgdSettings:
             _require(_is_number(value) and value > 0, key, value, "a number > 0")
         _check_sgd(self.learning_rate, self.momentum, self.proximal)
         _require(self.grad_sample in ("hooks", "ghost"), "grad_sample", self.grad_sample, '"hooks" or "ghost"')
-        bound = self.max_physical_batch
-        _require(bound is None or _is_count(bound), "max_physical_batch", bound, "an integer >= 1, or none")
+        for key in ("max_physical_batch", "padded_batch"):
+            bound = getattr(self, key)
+            _require(bound is None or _is_count(bound), key, bound, "an integer >= 1, or none")
 
     @property
     def expected_batch(self) -> float:
