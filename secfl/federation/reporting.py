@@ -18,7 +18,7 @@ from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.encoding.layout import TensorEntry
 from secfl.engines.base import Engine
 from secfl.federation.run import RunResult
-from secfl.federation.setup import Parties, Plan, encoding_scheme, noise_multipliers, noise_source
+from secfl.federation.setup import Parties, Plan, batch_padding, encoding_scheme, noise_multipliers, noise_source
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
 from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian
 from secfl.privacy.grid import grid_bound, grid_step
@@ -52,7 +52,6 @@ from secfl.report.model import (
 )
 from secfl.report.signatures import sign_head
 from secfl.report.summary import group_bound
-from secfl.training.sampling import BATCH_PADDING
 
 __all__ = ["RunRecords", "assemble", "build_report"]
 
@@ -386,6 +385,14 @@ def _multiplier(event: AnyPrivacyEvent, contributors: int) -> float:
     return math.sqrt(contributors - event.known_shares) * event.share_sigma / event.l2_sensitivity
 
 
+def _batch_padding(config: Config) -> str:
+    padded = [found.batch for silo in config.silo if (found := batch_padding(config, silo)) is not None]
+    if not padded:
+        return "none"
+    rows = f"{min(padded)}" if min(padded) == max(padded) else f"{min(padded)} to {max(padded)}, by silo"
+    return f"every step runs on a public number of rows ({rows})"
+
+
 def _sampling(config: Config) -> Sampling:
     training = config.training
     private = config.privacy is not None
@@ -402,7 +409,7 @@ def _sampling(config: Config) -> Sampling:
         amplification=f"{chosen}only the sampling of records counts for privacy, never that of silos"
         if private
         else "none: no differential privacy",
-        batch_padding=BATCH_PADDING,
+        batch_padding=_batch_padding(config),
     )
 
 

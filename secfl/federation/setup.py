@@ -84,19 +84,6 @@ class Plan:
         training = self.config.training
         return SampledGaussian(training.sampling_rate, self.noise_multipliers[silo], training.steps_per_round)
 
-    def padding(self, silo: SiloSettings) -> Padding | None:
-        """Rows of a silo's steps, and how likely a sample is larger; None without padding."""
-        config, training = self.config, self.config.training
-        if config.privacy is None or training.pad_batches is False:
-            return None
-        return plan_padding(
-            silo.nominal_size,
-            training.sampling_rate,
-            config.privacy.epsilon,
-            config.privacy.delta,
-            steps=training.steps_per_round * config.budgeted_rounds,
-        )
-
 
 def plan_run(config: Config, directory: Path, task: Task | None = None, randomness: Randomness | None = None) -> Plan:
     """Load the task and fix every public constant.
@@ -130,6 +117,15 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         noise_multipliers(config),
         randomness or (seeded(config.run.seed) if config.run.reproducible else operating_system),
     )
+
+
+def batch_padding(config: Config, silo: SiloSettings) -> Padding | None:
+    """Rows of a silo's steps, and how likely a sample is larger; None without padding."""
+    training, privacy = config.training, config.privacy
+    if privacy is None or training.pad_batches is False:
+        return None
+    steps = training.steps_per_round * config.budgeted_rounds
+    return plan_padding(silo.nominal_size, training.sampling_rate, privacy.epsilon, privacy.delta, steps=steps)
 
 
 def _layout(tensors: dict[str, Any]) -> TensorLayout:
@@ -376,7 +372,7 @@ def _trainer(plan: Plan, silo: SiloSettings) -> Any:
         batch = max(1, round(training.sampling_rate * silo.nominal_size))
         settings = PlainSettings(batch, training.learning_rate, training.momentum, training.proximal)
         return PlainSgd(plan.task, settings, silo.name)
-    padding = plan.padding(silo)
+    padding = batch_padding(plan.config, silo)
     return LocalDpSgd(
         plan.task,
         DpSgdSettings(
