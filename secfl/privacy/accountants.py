@@ -31,6 +31,7 @@ __all__ = [
     "RdpAtBestOrder",
     "RdpAtFixedOrder",
     "Standing",
+    "binding",
     "opinions",
     "tightest",
     "within_plan",
@@ -132,6 +133,12 @@ def within_plan(events: Sequence[AnyPrivacyEvent], plan: Sequence[AnyPrivacyEven
     """
     done, planned = _steps(events), _steps(plan)
     return all(planned[kind] >= steps for kind, steps in done.items())
+
+
+def binding(plan: Sequence[AnyPrivacyEvent] | None) -> tuple[Literal["pld"], ...]:
+    """The numerical accountants whose epsilon of the plan is a bound: PLD, for a plan of sampled Gaussians."""
+    planned = bool(plan) and all(isinstance(event, SampledGaussian) for event in plan or ())
+    return ("pld",) if planned else ()
 
 
 def opinions(

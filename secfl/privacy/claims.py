@@ -24,9 +24,10 @@ from typing import Literal
 import msgspec
 
 from protocols.errors import PrivacyError
-from secfl.privacy.accountants import Opinion, RdpAtFixedOrder, opinions, tightest
+from secfl.privacy.accountants import Opinion, RdpAtFixedOrder, binding, opinions, tightest
 from secfl.privacy.accounting import Curve, compose, rdp_curve
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
+from secfl.privacy.distributed import share_total_variation
 from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian, SampledGaussian
 from secfl.privacy.ledger_state import ReleaseState
 from secfl.privacy.ledger_summary import LedgerSummary
@@ -231,9 +232,7 @@ def _tightest_of(
     seen: tuple[AnyPrivacyEvent, ...], delta: float, order: int, plan: tuple[AnyPrivacyEvent, ...] | None
 ) -> Opinion:
     """Silos under one plan have the same events: computed once."""
-    # Without a plan the numerical accountants bind nobody and need not be asked.
-    numerical: tuple[Literal["pld"], ...] = ("pld",) if plan is not None else ()
-    return tightest(opinions(seen, delta, order=order, plan=plan, accountants=numerical))
+    return tightest(opinions(seen, delta, order=order, plan=plan, accountants=binding(plan)))
 
 
 def _claim(mode: Mode, adversary: str, known: int, charged: Sequence[Charged], floors: Floors) -> AdversaryClaim:
@@ -252,7 +251,7 @@ def _claim(mode: Mode, adversary: str, known: int, charged: Sequence[Charged], f
         reason = "it knows all the noise that the smallest sum holds" if epsilon is None else "delta would be 1"
         sentence = f"Nothing is promised against this adversary ({adversary}): {reason}."
         return AdversaryClaim(adversary, sentence, None, shares, None, None, {}, "", distributed)
-    promise = f"({_up(epsilon)}, {_delta(delta)})-differential privacy"
+    promise = f"({_up(epsilon)}, {_delta(parts)})-differential privacy"
     return AdversaryClaim(
         adversary=adversary,
         sentence=(
@@ -336,7 +335,7 @@ def _sampler_distance(charged: Charged, known: int, local_dimension: int) -> flo
     for event in charged.events:
         if isinstance(event, DistributedGaussian):
             draws = (event.shares + event.known_shares - known) * event.dimension * event.steps
-            distances.append(draws * DiscreteGaussian(event.share_sigma).total_variation)
+            distances.append(draws * share_total_variation(event.share_sigma))
         elif isinstance(event, SampledGaussian):
             distances.append(local_dimension * event.steps * DiscreteGaussian(_LOCAL_SIGMA).total_variation)
     return math.fsum(distances)
@@ -347,7 +346,10 @@ def _up(value: float) -> str:
     return "0" if value == 0 else str(Decimal(repr(value)).quantize(Decimal("0.001"), ROUND_CEILING))
 
 
-def _delta(value: float) -> str:
-    """Upwards to 6 significant digits."""
-    exact = Decimal(repr(value))
+def _delta(parts: Mapping[str, float]) -> str:
+    """Upwards to 6 significant digits; what adds less than a billionth is listed with the parts, not shown here."""
+    total, main = math.fsum(parts.values()), parts["accountant"]
+    if total <= main * (1 + 1e-9):
+        return f"{main:g}"
+    exact = Decimal(repr(total))
     return f"{float(exact.quantize(Decimal((0, (1,), exact.adjusted() - 5)), ROUND_CEILING)):.6g}"

@@ -14,9 +14,18 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from protocols.errors import PrivacyError
+from secfl.privacy.discrete_gaussian import DiscreteGaussian
 from secfl.privacy.events import DistributedGaussian
 
-__all__ = ["MINIMAL_SHARE_SIGMA", "TAIL", "Adversary", "NoisePlan", "SumRounding", "rounded_l2_bound"]
+__all__ = [
+    "MINIMAL_SHARE_SIGMA",
+    "TAIL",
+    "Adversary",
+    "NoisePlan",
+    "SumRounding",
+    "rounded_l2_bound",
+    "share_total_variation",
+]
 
 SumRounding = Literal["unconditional", "conditional"]
 Adversary = Literal["outsider", "server", "another party", "server and colluding parties"]
@@ -42,6 +51,15 @@ def rounded_l2_bound(clip_steps: float, dimension: int, rounding: SumRounding) -
         return widest
     tail = math.sqrt(2 * math.log(1 / _BETA)) * (inflated + math.sqrt(dimension) / 2)
     return min(math.sqrt(inflated**2 + dimension / 4 + tail), widest)
+
+
+def share_total_variation(sigma: float) -> float:
+    """Bound on the distance of one coordinate of a share, as it is sent, from the exact distribution.
+
+    The sampler's own, and the tail beyond `TAIL` standard deviations that is cut (Canonne, Kamath, Steinke 2020,
+    corollary 17).
+    """
+    return DiscreteGaussian(sigma).total_variation + 2 * math.exp(-(TAIL**2) / 2)
 
 
 @dataclass(frozen=True)

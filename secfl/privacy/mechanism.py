@@ -30,7 +30,7 @@ from secfl.encoding.scheme import MINIMAL_BITS
 from secfl.encoding.transform import Transform
 from secfl.encoding.vectors import UNNAMED
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
-from secfl.privacy.distributed import TAIL, NoisePlan, SumRounding, rounded_l2_bound
+from secfl.privacy.distributed import NoisePlan, SumRounding, rounded_l2_bound, share_total_variation
 from secfl.privacy.fixed_point import DITHER_BITS, FixedPoint, RecordSum, Whole, dithered, square_norm
 from secfl.privacy.sizes import SCALES, Sizes, chosen_scale
 
@@ -232,7 +232,7 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
     @property
     def total_variation(self) -> float:
         """Bound on the distance of one coordinate's share of noise from the exact distribution, cut tail included."""
-        return DiscreteGaussian(self.plan.share_sigma).total_variation + 2 * math.exp(-(TAIL**2) / 2)
+        return share_total_variation(self.plan.share_sigma)
 
     def standard_deviation(self, contributors: int) -> float:
         """Of the noise on a coordinate of the decoded sum; of those that were sent."""

@@ -6,7 +6,6 @@ file: a number that differs was changed in between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,12 +14,12 @@ import msgspec
 import numpy as np
 
 from protocols.errors import MissingExtra, PrivacyError
-from secfl.privacy.accounting import Curve as RenyiCurve
-from secfl.privacy.accounting import RdpFilter, compose, rdp_curve
+from secfl.privacy.accounting import compose, rdp_curve
 from secfl.privacy.crosscheck import prv_epsilon
-from secfl.privacy.events import MAX_STEPS, AnyPrivacyEvent, DistributedGaussian, SampledGaussian
+from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian, SampledGaussian
 from secfl.privacy.ledger_entries import Head
 from secfl.privacy.ledger_state import LedgerState, Release, ReleaseState
+from secfl.privacy.planning import rounds_left
 from secfl.report.model import ForecastPoint, NoiseLevel, ReleaseRow
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
 SPENT = (ReleaseState.SENDING, ReleaseState.COMMITTED)
 NOISE_FACTORS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 FORECAST_POINTS = 12
-_MOST_ROUNDS = MAX_STEPS
 
 
 @dataclass(frozen=True)
@@ -70,22 +68,6 @@ def epsilon_after(state: LedgerState, run_id: str, number: int, attempt: int) ->
 
     curves = [release.curve for release in state.releases() if counts(release)]
     return state.filter.epsilon_of(compose([state.inherited, *curves]))
-
-
-def rounds_left(budget: RdpFilter, charged: Sequence[RenyiCurve], event: AnyPrivacyEvent) -> int:
-    """How many more rounds at the cost of ``event`` the filter admits, 0 to 1e9."""
-    curve = rdp_curve(event)
-
-    def admitted(rounds: int) -> bool:
-        return rounds == 0 or budget.admits(charged, rounds * curve)
-
-    if admitted(_MOST_ROUNDS):
-        return _MOST_ROUNDS
-    low, high = 0, _MOST_ROUNDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if admitted(middle) else (low, middle)
-    return low
 
 
 def noise_levels(state: LedgerState, event: AnyPrivacyEvent) -> tuple[NoiseLevel, ...]:
