@@ -1,7 +1,7 @@
 """What every server session does alike: dispatch, signatures, fault records, phases.
 
 A protocol adds one class per phase; the next phase is what closing the present one returns. The rules that are common
-to all protocols are SV-1 to SV-9 in docs/reference/rules.md.
+to all protocols are SV-1 to SV-10 in docs/reference/rules.md.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from protocols.upload import SpooledUpload
 from protocols.wire import CHUNK_INDEX_BYTES
 from protocols.workers import SERIAL, Workers
 
-__all__ = ["MAXIMUM_FAULTS", "Phase", "Received", "ServerShell", "Verified", "reply_name"]
+__all__ = ["MAXIMUM_FAULTS", "MAXIMUM_UPLOADS", "Phase", "Received", "ServerShell", "Verified", "reply_name"]
 
 MAXIMUM_FAULTS = 1000
 """Faults kept with their evidence; a flood beyond it is counted, not stored."""
+MAXIMUM_UPLOADS = 256
+"""Uploads under way at a time. Anybody can begin one in anybody's name, so what waits in spools must have a bound."""
 UNPROVEN_EVIDENCE_BYTES = 4096
 """Anybody can send what proves nothing: only its beginning is kept."""
 
@@ -220,6 +222,8 @@ class ServerShell(ServerSession):
         older = self._uploads.get(party)
         if older is not None:
             older.supersede()
+        elif len(self._uploads) >= MAXIMUM_UPLOADS:
+            next(iter(self._uploads.values())).make_room(MAXIMUM_UPLOADS)
         upload = self._uploads[party] = SpooledUpload(self, self._phase, received)
         return upload
 

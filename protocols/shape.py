@@ -273,7 +273,8 @@ class ServerSession(ABC):
     def begin(self, header: bytes) -> Upload:
         """Open the upload of a reply.
 
-        A party has one upload open at a time: a newer one takes the place of the older, which is recorded as a fault.
+        A party has one upload open at a time: a newer one takes the place of the older, which is recorded as a fault;
+        so is the oldest of all, when it makes room because too many are under way.
         Nothing is proven about the sender before the trailer; engines authenticate their channels.
 
         :raises PeerFault: the reply is not one that this phase waits for.

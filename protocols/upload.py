@@ -74,9 +74,16 @@ class SpooledUpload(Upload):
 
     def supersede(self) -> None:
         """Make room for a newer upload of the same party; the next call to this one says so."""
+        self._break_off(FaultReason.DUPLICATE_PARTY, f"a newer upload of {self._party!r} took its place", "SV-9")
+
+    def make_room(self, most: int) -> None:
+        """Make room, as the oldest, for another party's upload; the next call to this one says so."""
+        detail = f"the upload of {self._party!r} is the oldest of more than {most}"
+        self._break_off(FaultReason.TOO_LARGE, detail, "SV-10")
+
+    def _break_off(self, reason: FaultReason, detail: str, rule: str) -> None:
         self.abort()
-        detail = f"a newer upload of {self._party!r} took its place"
-        self._ended = PeerFault(FaultReason.DUPLICATE_PARTY, detail, rule="SV-9", phase=self._phase.name)
+        self._ended = PeerFault(reason, detail, rule=rule, phase=self._phase.name)
         self._shell.record(self._ended, self._party, self._received.header)
 
     def _require_open(self) -> None:

@@ -15,9 +15,10 @@ import msgspec
 
 from protocols.errors import ProtocolError
 from protocols.shape import PartySession, Reply
-from protocols.testing.cohort import STORAGE_KEY, SessionHarness
+from protocols.testing.cohort import SessionHarness
 from protocols.testing.malformed import signed_reply
 from protocols.testing.network import deliver
+from tests.protocols.any_protocol import Adapter
 
 MAXIMUM_FAULTS_KEPT = 64
 
@@ -246,59 +247,3 @@ def _packed(fields: Any, otherwise: bytes) -> bytes:
         return msgspec.msgpack.encode(fields)
     except (OverflowError, msgspec.EncodeError, RecursionError):
         return otherwise
-
-
-class Adapter:
-    """One way to save, restore and ask the parties of any protocol's cohort."""
-
-    def __init__(self, cohort: Any) -> None:
-        self._cohort = cohort
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cohort, name)
-
-    def session(self, party: str) -> Any:
-        """The party's session that the open phase asks."""
-        return self._cohort.session(party) if hasattr(self._cohort, "session") else self._cohort.parties[party]
-
-    def saved(self, party: str) -> Any:
-        """Blob of that session; None if it was not asked before."""
-        return self.session(party).save(STORAGE_KEY)
-
-    def restored(self, party: str, blob: bytes) -> None:
-        """Put a fresh copy of that session in its place."""
-        session = self.session(party)
-        restored = type(session).restore(
-            blob,
-            STORAGE_KEY,
-            session.identity,
-            session.roster,
-            session.policy,
-            entropy=session.entropy,
-            store=session._store,
-            spool=session._new_spool,
-        )
-        self._replace(party, session, restored)
-
-    def _replace(self, party: str, session: Any, restored: Any) -> None:
-        held = self._cohort.parties[party]
-        if held is session:
-            self._cohort.parties[party] = restored
-            return
-        for role, candidate in held.sessions.items():
-            if candidate is session:
-                held.sessions[role] = restored
-
-    def answered(self, party: str, header: bytes, chunks: list[bytes]) -> Reply:
-        """The genuine reply, chunks as a list."""
-        session = self.session(party)
-        vector = self.sources()[party] if session.inspect(header).vector else None
-        reply = session.handle(header, chunks, vector=vector)
-        return Reply(reply.party, reply.header, [bytes(chunk) for chunk in reply.chunks], reply.trailer)
-
-    def restore_from(self, blob: bytes) -> None:
-        """The server from a saved session."""
-        server = self._cohort.server
-        phases = type(server._phase)
-        self._cohort.server = type(server).restore(blob, server.roster, phases, spool=server.new_spool)
-        self._cohort.network.server = self._cohort.server

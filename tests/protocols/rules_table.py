@@ -74,6 +74,7 @@ SECTIONS = {
             7: "each chunk has its length, its place, and zeros for padding",
             8: "no chunk is missing when the reply is committed",
             9: "a party has one upload open; a newer one takes its place",
+            10: "no more than 256 uploads are under way; the oldest makes room for a newer one",
         },
     ),
     "SA": (
