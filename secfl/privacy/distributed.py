@@ -36,7 +36,11 @@ TAIL = 12.0
 """Standard deviations of a share for which the modulus leaves room."""
 _BETA = math.exp(-0.5)
 _FLOAT_SLACK = 2.0**-40
-"""Relative slack of norms: sums of up to 2^12 chunks in float64, pairwise, are off by far less."""
+"""Relative: far above the rounding of Delta_2 itself, which is computed in float64.
+
+Vectors are bounded in whole numbers (`fixed_point`) and need none. It does not cover norms or sums in float32, where a
+sum of B terms may be off by 2^-24 B of their lengths.
+"""
 
 
 def rounded_l2_bound(clip_steps: float, dimension: int, rounding: SumRounding) -> float:
