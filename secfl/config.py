@@ -182,6 +182,12 @@ class Rounds(_Section):
     """Of buffered rounds: older models from which an update may start, beside the newest."""
     staleness: Literal["none", "polynomial"] = "none"
     """Of buffered rounds: `polynomial` weights an update from a model s versions old by (1 + s)^-1/2 (FedBuff)."""
+    deadline_seconds: PositiveFloat | None = None
+    """Of buffered rounds: simulated seconds after which a session closes with the minimum of contributors, as soon as
+    that is there, though the quota is not, or a silo's model is about to leave the window. Left out: never."""
+    opening_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of buffered rounds: simulated seconds that the committee takes to open a sum. The next session is open meanwhile,
+    from the model before."""
 
     @property
     def buffered(self) -> bool:
@@ -325,11 +331,7 @@ class Config(_Section):
     def _check_rounds(self) -> None:
         if not self.rounds.buffered:
             plain = Rounds()
-            given = [
-                f"rounds.{key}"
-                for key in ("quota", "window", "staleness")
-                if getattr(self.rounds, key) != getattr(plain, key)
-            ]
+            given = [f"rounds.{key}" for key in Rounds.model_fields if getattr(self.rounds, key) != getattr(plain, key)]
             given += [f"silo.{i}.training_seconds" for i, silo in enumerate(self.silo) if silo.training_seconds]
             for key in given:
                 raise ConfigError(key, "has no effect in synchronous rounds", 'rounds.mode "buffered"')
@@ -342,8 +344,9 @@ class Config(_Section):
             raise ConfigError("rounds.quota", f"{self.quota}", allowed)
         if self.server.cohort_size is not None:
             raise ConfigError("server.cohort_size", "given, but buffered rounds ask every silo", "no such key")
-        if self.simulation.incidents:
-            raise ConfigError("simulation.incidents", "given, but buffered rounds have none yet", "no such tables")
+        if self.training.mode not in ("none", "local-dp-sgd"):
+            problem = f"buffered with training.mode {self.training.mode}: its noise is shared by a cohort in step"
+            raise ConfigError("rounds.mode", problem, '"synchronous", or training.mode "none" or "local-dp-sgd"')
 
     def _check_aggregation(self) -> None:
         aggregation, size, collusion = self.aggregation, self.cohort_size, self.collusion_bound

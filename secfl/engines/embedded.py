@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from protocols.errors import SecflError
+from protocols.session import SessionParameters
 from protocols.shape import Reply, Request, ServerSession
 from secfl.engines.base import Carried, Party, PartyEvent, PhaseRecord, upload
 from secfl.engines.durable import DurableServer
 from secfl.engines.journal import ServerJournal
+from secfl.registry import offered
 
 __all__ = ["EmbeddedEngine", "Incident"]
 
@@ -41,11 +43,14 @@ class Incident:
 
     def hits(self, server: ServerSession, party: str) -> bool:
         """Whether it happens to this party in the open phase."""
-        at = server.parameters
+        return self.party == party and self.at(server.parameters, server.phase)
+
+    def at(self, parameters: SessionParameters, phase: str | None) -> bool:
+        """Whether it happens in this phase of this session."""
         return (
-            (self.party, self.phase) == (party, server.phase)
-            and self.round in (None, at.round_number)
-            and self.attempt in (None, at.attempt)
+            self.phase == phase
+            and self.round in (None, parameters.round_number)
+            and self.attempt in (None, parameters.attempt)
         )
 
 
@@ -85,7 +90,7 @@ class EmbeddedEngine:
             for over in self.journal.sessions():
                 self.journal.forget(over)
             server = DurableServer.adopt(self.journal, server)
-        lost: set[str] = set()
+        lost = self._lost_before(server)
         phases: list[PhaseRecord] = []
         while server.phase is not None:
             carrier = _PhaseCarrier(self, server, context, lost)
@@ -93,6 +98,17 @@ class EmbeddedEngine:
             if carrier.failure is not None:
                 return Carried(None, carrier.failure, tuple(phases))
         return Carried(server.result(), None, tuple(phases))
+
+    def _lost_before(self, server: ServerSession) -> set[str]:
+        """Who was lost in a phase that was carried by somebody else, before this engine got the session."""
+        parameters, phase = server.parameters, server.phase or ""
+        earlier = list(offered(parameters.protocol).phases) if phase else []
+        earlier = earlier[: earlier.index(phase)] if phase in earlier else []
+        return {
+            item.party
+            for item in self.incidents
+            if item.kind != "delay" and any(item.at(parameters, before) for before in earlier)
+        }
 
 
 class _PhaseCarrier:

@@ -62,7 +62,7 @@ class BufferedSilo(Silo):
         """Learn of a session, whether or not this silo takes part: remember which model is whose round's.
 
         A model that it was once told is a round's stays that round's, in every later window too: otherwise it refuses.
-        So silos in one sum agree on each model of the window that more than one of them was told of.
+        So silos in one sum that were told of the same sessions agree on each model of the window.
 
         :raises ServerFault: CONTEXT_MISMATCH, another model than before for the same round.
         """
@@ -132,14 +132,25 @@ class BufferedSilo(Silo):
         return self._party().inspect(header)
 
     def _check_window(self, need: Need) -> None:
-        """Hold a window, newest model first, against the models that earlier announcements named."""
+        """Hold a window, newest model first, against the models that earlier announcements named.
+
+        Its older models must be those of the sessions before, each once, as far back as this silo was told of every
+        session; what it was not told of it cannot hold against anybody.
+        """
         number = need.parameters.round_number
         if len(need.bases) > len(self._units):
             detail = f"a window of {len(need.bases) - 1} older models; agreed: {len(self._units) - 1}"
             raise self._mismatch(need, detail)
-        for age, base in enumerate(need.bases):
-            if self._seen.get(number - age, base) != base:
-                raise self._mismatch(need, f"the model of round {number - age} is not the one that was announced")
+        if self._seen.get(number, need.context_hash) != need.context_hash:
+            raise self._mismatch(need, f"the model of round {number} is not the one that was announced")
+        told = [(number, need.context_hash)]
+        while (earlier := number - 1) in self._seen:
+            number = earlier
+            if self._seen[number] != told[-1][1]:
+                told.append((number, self._seen[number]))
+        for base, (session, model) in zip(need.bases, told, strict=False):
+            if base != model:
+                raise self._mismatch(need, f"the model of round {session} is not the one that was announced")
 
     def _mismatch(self, need: Need, detail: str) -> ServerFault:
         session = need.session_id.hex()[:16]

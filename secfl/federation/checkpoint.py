@@ -27,7 +27,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The records of a checkpoint.
 
     :param configuration_hash: of the configuration file's text; a run resumes only under its own.
-    :param finished_round: last round whose model is in the file; 0 for the initial one.
+    :param finished_round: last round whose model is in the file; 0 for the initial one. Of buffered rounds the
+        number of models made: a session that failed has a number, and no model.
     """
 
     format: int = 1
@@ -58,6 +59,9 @@ class Journal(Protocol):
     def next_attempt(self, number: int) -> int:
         """First attempt at a round that was never begun."""
 
+    def next_round(self) -> int:
+        """First number of a round of which no attempt was ever begun, nor of any after it."""
+
     def begin(self, number: int, attempt: int) -> None:
         """Remember an attempt before anybody is asked: a killed one is never taken up again, its successor is new."""
 
@@ -81,13 +85,20 @@ class DirectoryJournal:
 
     def next_attempt(self, number: int) -> int:
         """See `Journal.next_attempt`."""
+        begun = self._last()
+        return begun.attempt + 1 if begun.round == number else 0
+
+    def next_round(self) -> int:
+        """See `Journal.next_round`."""
+        return self._last().round + 1
+
+    def _last(self) -> _Begun:
         if not self._begun_path.exists():
-            return 0
+            return _Begun(0, 0)
         try:
-            begun = msgspec.json.decode(self._begun_path.read_bytes(), type=_Begun)
+            return msgspec.json.decode(self._begun_path.read_bytes(), type=_Begun)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(str(self._begun_path), f"is damaged: {error}", "a file that secfl wrote") from None
-        return begun.attempt + 1 if begun.round == number else 0
 
     def begin(self, number: int, attempt: int) -> None:
         """See `Journal.begin`."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from protocols.errors import BudgetExceeded, ConfigError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
+from secfl.engines.embedded import Incident
 from secfl.events import Observer as EventObserver
 from secfl.federation.buffered import BufferedPlan, BufferedRounds
 from secfl.federation.checkpoint import Checkpoint, Journal, Progress
@@ -127,7 +128,7 @@ class _Loop:
         self._evaluate = evaluate
         self._observer = observer
         self._rounds = _round_plan(plan, parties, start.progress.run_id)
-        self._buffered = _buffered(self._rounds, plan, parties)
+        self._buffered = _buffered(self._rounds, plan, parties, self._next_session)
         self._optimiser = server_optimiser(plan.config)
         self._optimiser.restore(start.moments)
         self.progress = start.progress
@@ -144,6 +145,8 @@ class _Loop:
 
         :raises ConfigError: a silo could not train because of the configuration or the model file.
         """
+        if self._buffered is not None:
+            return self._version(self._buffered, number)
         first = self._journal.next_attempt(number)
         for attempt in range(first, first + self._plan.config.aggregation.attempts):
             self._journal.begin(number, attempt)
@@ -155,13 +158,34 @@ class _Loop:
                 break
         return _why_halted(outcome)
 
+    def _version(self, buffered: BufferedRounds, number: int) -> str:
+        """Run sessions until one gives the next version of the model; return why the run halts, or nothing."""
+        outcome = None
+        for _ in range(self._plan.config.aggregation.attempts):
+            outcome = buffered.run(self._engine, self.state, last=number == self._plan.config.run.rounds)
+            self._settle(outcome, number)
+            if outcome.mean is not None:
+                return ""
+            _raise_misconfiguration(outcome)
+            if _exhausted(outcome):
+                break
+        return "" if outcome is None else _why_halted(outcome)
+
+    def _next_session(self) -> int:
+        """Number of a session of buffered rounds; on record as begun."""
+        number = self._journal.next_round()
+        self._journal.begin(number, 0)
+        return number
+
     def _attempt(self, number: int, attempt: int) -> RoundOutcome:
-        if self._buffered is not None:
-            outcome = self._buffered.run(self._engine, self.state, number, attempt)
-        else:
-            randomness = self._plan.randomness("server", number, attempt)
-            cohort = sample_cohort(tuple(self._parties.silos), self._plan.config.server.cohort_size, randomness)
-            outcome = self._rounds.run(self._engine, self.state, number, attempt, cohort)
+        randomness = self._plan.randomness("server", number, attempt)
+        cohort = sample_cohort(tuple(self._parties.silos), self._plan.config.server.cohort_size, randomness)
+        outcome = self._rounds.run(self._engine, self.state, number, attempt, cohort)
+        self._settle(outcome, number)
+        return outcome
+
+    def _settle(self, outcome: RoundOutcome, number: int) -> None:
+        """Go on from an attempt: to the model that it gives, if it gives one; tell and remember it."""
         metric = None
         finished = self.progress.finished_round
         if outcome.mean is not None:
@@ -173,7 +197,6 @@ class _Loop:
                 self._events(event)
         row = round_row(outcome, metric, spent(self._parties))
         self._remember(row, finished, self.progress.metric if metric is None else metric)
-        return outcome
 
     def _remember(self, row: RoundRow, finished: int, metric: float | None) -> None:
         before = self.progress
@@ -203,13 +226,23 @@ def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
     )
 
 
-def _buffered(rounds: RoundPlan, plan: Plan, parties: Parties) -> BufferedRounds | None:
+def _buffered(
+    rounds: RoundPlan, plan: Plan, parties: Parties, next_session: Callable[[], int]
+) -> BufferedRounds | None:
     if not isinstance(rounds, BufferedPlan):
         return None
     chosen = plan.config.rounds
-    rounds = replace(rounds, quota=plan.config.quota, window=chosen.window, staleness=chosen.staleness)
+    rounds = replace(
+        rounds,
+        quota=plan.config.quota,
+        window=chosen.window,
+        staleness=chosen.staleness,
+        deadline_seconds=chosen.deadline_seconds,
+        opening_seconds=chosen.opening_seconds,
+    )
     seconds = {silo.name: silo.training_seconds or 1.0 for silo in plan.config.silo}
-    return BufferedRounds(rounds, parties.silos, seconds)
+    incidents = [Incident(**item.model_dump()) for item in plan.config.simulation.incidents]
+    return BufferedRounds(rounds, parties.silos, seconds, incidents=incidents, next_session=next_session)
 
 
 def _apply(plan: Plan, state: State, step: npt.NDArray[np.float64]) -> State:

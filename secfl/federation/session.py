@@ -92,11 +92,12 @@ def resume(
 ) -> FinishedRun:
     """Go on with a run that was killed, from its last checkpoint; the interrupted round runs again as a new attempt.
 
+    Of buffered rounds sessions under way are given up, all silos begin anew from the checkpoint's model, and the window
+    begins with it: what silos had in training, and from which models, is in no checkpoint.
+
     :raises ConfigError: no checkpoint, or the configuration is not the one that the run began with.
     """
     config, text = load_config(run_directory / CONFIGURATION)
-    if config.rounds.buffered:  # what silos had in training, and from which models, is in no checkpoint
-        raise ConfigError("resume", "not for buffered rounds yet", "a run of synchronous rounds, or a new run")
     start = load_checkpoint(run_directory)
     if start.progress.configuration_hash != _hash(text):
         raise ConfigError(str(run_directory / CONFIGURATION), "was changed since the run began", "the original file")

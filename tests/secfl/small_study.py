@@ -106,6 +106,9 @@ class MemoryJournal:
     def next_attempt(self, number: int) -> int:
         return max((attempt + 1 for round_number, attempt in self.begun if round_number == number), default=0)
 
+    def next_round(self) -> int:
+        return max((number for number, _ in self.begun), default=0) + 1
+
     def begin(self, number: int, attempt: int) -> None:
         self.begun.append((number, attempt))
 

@@ -24,7 +24,8 @@ class DiskSpool:
     """Chunks in a file, each after its length."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by discard
+        # Unbuffered: the buffers of open files would be most of what is held.
+        self._file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by discard
 
     def append(self, chunk: Chunk) -> None:
         view = memoryview(chunk)
@@ -78,7 +79,7 @@ def grown(size: int) -> tuple[int, int]:
 def test_neither_server_nor_member_holds_the_contributions() -> None:
     """A contribution is 27 kB of ciphertext and 68 kB of sealed shares: 1,6 kB more a client is what may be held."""
     small, large = grown(200), grown(400)
-    assert large[0] - small[0] < 200 * 5_000
+    assert large[0] - small[0] < 200 * 1_600
     assert large[1] - small[1] < 200 * 1_600
     assert large[1] < 12 * 2**20  # two groups of 1.2 MB: read, framed, copied, decoded
 
