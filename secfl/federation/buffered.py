@@ -244,16 +244,6 @@ class _Contributions:
         events = tuple(self._events)
         return PhaseRecord(CONTRIBUTION, seconds, self._bytes_up, self._bytes_down, answered, dropped, events), failure
 
-    def arrives(self, reply: Reply) -> None:
-        """Take a reply; if it was under way for so long that the session went on without it, it is refused."""
-        name = str(reply.party)
-        try:
-            upload(self.server, reply, self._count_up)
-            self._taken += 1
-            self._rounds.silos[name].delivered(reply)
-        except SecflError as error:
-            self._note(name, error)
-
     # -- when it is over -----------------------------------------------------------------------------------------------
 
     def _may_close(self) -> bool:
@@ -309,8 +299,19 @@ class _Contributions:
         if isinstance(happening, str):
             self._done(happening)
         else:
-            session, reply = happening
-            session.arrives(reply)
+            self._arrives(*happening)
+
+    def _arrives(self, session: _Contributions, reply: Reply) -> None:
+        """A reply comes in: to this session, or to one before, which may have gone on without it and refuses it then.
+
+        What was refused is noted in the session that is open.
+        """
+        try:
+            upload(session.server, reply, self._count_up)
+            session._taken += 1
+            self._rounds.silos[str(reply.party)].delivered(reply)
+        except SecflError as error:
+            self._note(str(reply.party), error)
 
     def _done(self, name: str) -> None:
         """Contribute; or drop the update and train again, if its model has left the window."""
@@ -333,7 +334,7 @@ class _Contributions:
         self._rounds.over(name)
         incident = self._incident(name)
         if incident is None:
-            self.arrives(reply)
+            self._arrives(self, reply)
         elif incident.kind == "delay":
             self._rounds.later(incident.seconds, (self, reply))
         else:
