@@ -16,7 +16,7 @@ from protocols.shape import Reply, Request, ServerSession
 from secfl.engines.base import Carried, Party, PartyEvent, PhaseRecord, upload
 from secfl.engines.durable import DurableServer
 from secfl.engines.journal import ServerJournal
-from secfl.registry import offered
+from secfl.registry import PROTOCOLS
 
 __all__ = ["EmbeddedEngine", "Incident"]
 
@@ -101,9 +101,9 @@ class EmbeddedEngine:
 
     def _lost_before(self, server: ServerSession) -> set[str]:
         """Who was lost in a phase that was carried by somebody else, before this engine got the session."""
-        parameters, phase = server.parameters, server.phase or ""
-        earlier = list(offered(parameters.protocol).phases) if phase else []
-        earlier = earlier[: earlier.index(phase)] if phase in earlier else []
+        parameters, phase = server.parameters, server.phase
+        phases = list(PROTOCOLS[parameters.protocol].phases) if parameters.protocol in PROTOCOLS else []
+        earlier = phases[: phases.index(phase)] if phase in phases else []
         return {
             item.party
             for item in self.incidents
