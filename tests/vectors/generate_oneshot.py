@@ -1,5 +1,7 @@
 """Write the test vectors of the one-shot protocol: ``python tests/vectors/generate_oneshot.py``.
 
+The messages to be refused are made by `generate_oneshot_malformed.py`.
+
 HPKE draws its ephemeral keys inside OpenSSL, and nothing can hand it others: sealing is recorded, not reproduced. The
 sealed shares are inputs of the vectors, with the keys that open them; everything else follows byte for byte from keys,
 entropy and vectors. Sealed shares on record that still open to the shares of this code are kept, so that a second run
@@ -98,10 +100,11 @@ def run(
     server: Any,
     vectors: dict[str, BasedVector],
     keep: Callable[[Chunk], Any],
+    until: str | None = None,
 ) -> list[dict[str, Any]]:
     """All messages of a session whose clients seal by `sealer`, part by part; the last phase is closed."""
     messages = []
-    while server.phase is not None:
+    while server.phase not in (None, until):
         phase = server.phase
         for request in list(server.requests()):
             if LOST.get(request.party) == phase:
@@ -167,21 +170,43 @@ class Keeper:
         return sealed
 
 
+class Cast:
+    """Parties and server of the session, with sealed shares from a record as far as they fit."""
+
+    def __init__(self, recorded: dict[str, dict[str, str]]) -> None:
+        self.who = identities()
+        self.roster = Roster([identity.member() for identity in self.who.values()])
+        self.chosen = parameters(self.roster)
+        self.server = oneshot.server(self.chosen, self.roster)
+        self.entropy = {name: Recorder(f"oneshot vectors v1/{name}/entropy") for name in NAMES}
+        self.parties = {
+            name: Organisation(
+                oneshot, self.who[name], self.roster, POLICY, entropy=self.entropy[name], store=MemoryStore()
+            )
+            for name in NAMES
+        }
+        self.vectors = {name: vector(name) for name in NAMES}
+        self.keeper = Keeper([self.who[name].committee_key for name in NAMES], self.chosen.session_id(), recorded)
+        self.sources = {name: BasedVector(ArraySource(self.vectors[name]), BASES[name]) for name in NAMES}
+
+    def run(self, keep: Callable[[Chunk], Any], until: str | None = None) -> list[dict[str, Any]]:
+        """All messages up to a phase, or of the whole session."""
+        return run(self.keeper, self.parties, self.server, self.sources, keep, until)
+
+
 def session(recorded: dict[str, dict[str, str]], keep: Callable[[Chunk], Any] = part) -> dict[str, Any]:
     """The session, with sealed shares from the record as far as they fit; its messages as `keep` makes them."""
-    who = identities()
-    roster = Roster([identity.member() for identity in who.values()])
-    chosen = parameters(roster)
-    server = oneshot.server(chosen, roster)
-    entropy = {name: Recorder(f"oneshot vectors v1/{name}/entropy") for name in NAMES}
-    parties = {
-        name: Organisation(oneshot, who[name], roster, POLICY, entropy=entropy[name], store=MemoryStore())
-        for name in NAMES
-    }
-    vectors = {name: vector(name) for name in NAMES}
-    keeper = Keeper([who[name].committee_key for name in NAMES], chosen.session_id(), recorded)
-    sources = {name: BasedVector(ArraySource(vectors[name]), BASES[name]) for name in NAMES}
-    messages = run(keeper, parties, server, sources, keep)
+    cast = Cast(recorded)
+    messages = cast.run(keep)
+    server, chosen, roster, who, entropy, vectors, keeper = (
+        cast.server,
+        cast.chosen,
+        cast.roster,
+        cast.who,
+        cast.entropy,
+        cast.vectors,
+        cast.keeper,
+    )
     aggregate = server.result()
     return {
         "protocol": "oneshot",
