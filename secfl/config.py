@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 
 from protocols.errors import ConfigError, PrivacyError
 from secfl.config_messages import describe_problem
-from secfl.privacy.budget import check_delta
+from secfl.privacy.budget import UnitOfPrivacy, check_delta
 from secfl.registry import PROTOCOLS, Cast, Entry
 
 __all__ = [
@@ -37,6 +37,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Array = Annotated[tuple[Item, ...], Strict(False)]
 """What TOML gives as a list. Its items are as strict as everything else."""
 
+_MODES = Literal["local-dp-sgd", "distributed-dp-sgd", "client-level", "none"]
+_TRAINING_KEYS = {
+    "clip_norm": ("local-dp-sgd", "distributed-dp-sgd", "client-level"),
+    "noise_multiplier": ("local-dp-sgd", "distributed-dp-sgd", "client-level"),
+    "momentum": ("local-dp-sgd", "client-level", "none"),
+    "proximal": ("local-dp-sgd", "client-level", "none"),
+    "grad_sample": ("local-dp-sgd", "distributed-dp-sgd"),
+    "max_physical_batch": ("local-dp-sgd", "distributed-dp-sgd"),
+    "pad_batches": ("local-dp-sgd", "distributed-dp-sgd"),
+}
+"""Keys of ``[training]`` that not every mode has."""
 _OPTIMISER_KEYS = {
     "momentum": ("sgd",),
     "beta1": ("adam", "yogi"),
@@ -84,13 +95,14 @@ class SiloSettings(_Section):
 class Training(_Section):
     """Local training; the same public constants for all."""
 
-    mode: Literal["local-dp-sgd", "none"]
+    mode: _MODES
     steps_per_round: Annotated[int, Field(ge=1, le=1_000_000)]
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    """Probability with which a record enters a step's sample; without privacy it sets the batch size."""
+    """Probability with which a record enters a step's sample; where records have no privacy it sets the batch size."""
     clip_norm: PositiveFloat | None = None
+    """Of one record's gradient; of a client's whole update with mode client-level."""
     noise_multiplier: PositiveFloat | None = None
     """Left out: the smallest that fits the budget over all rounds."""
     grad_sample: Literal["hooks", "ghost"] = "hooks"
@@ -101,15 +113,29 @@ class Training(_Section):
     proximal: Annotated[float, Field(ge=0)] = 0.0
     """FedProx (Li et al. 2020): weight mu of the pull towards the global model; 0 for none."""
 
+    @property
+    def noise_in_sum(self) -> bool:
+        """Whether silos add shares of noise to one sum, rather than each its own noise or none."""
+        return self.mode in ("distributed-dp-sgd", "client-level")
+
     @model_validator(mode="after")
     def _fits_the_mode(self) -> Training:
-        if self.mode == "local-dp-sgd" and self.clip_norm is None:
-            raise ConfigError("training.clip_norm", "missing", "a number > 0, required with mode local-dp-sgd")
-        for key in ("clip_norm", "noise_multiplier"):
-            if self.mode == "none" and getattr(self, key) is not None:
-                raise ConfigError(f"training.{key}", "mode none neither clips nor adds noise", "mode local-dp-sgd")
-        if self.mode == "none" and self.pad_batches is not None:
-            raise ConfigError("training.pad_batches", "mode none hides no batch sizes", "mode local-dp-sgd")
+        for key, modes in _TRAINING_KEYS.items():
+            if self.mode not in modes and getattr(self, key) != type(self).model_fields[key].default:
+                why = (
+                    "has no effect in a single step; the server's momentum has"
+                    if key == "momentum"
+                    else "has no effect"
+                )
+                raise ConfigError(f"training.{key}", f"{why} with mode {self.mode}", f"mode {' or '.join(modes)}")
+        if self.mode != "none" and self.clip_norm is None:
+            raise ConfigError("training.clip_norm", "missing", f"a number > 0, required with mode {self.mode}")
+        if self.mode == "distributed-dp-sgd" and self.steps_per_round != 1:
+            problem = (
+                f"{self.steps_per_round} with mode distributed-dp-sgd: silos share the noise of one sum per gradient "
+                "step, and no analysis covers several local steps under it"
+            )
+            raise ConfigError("training.steps_per_round", problem, "1; take more rounds instead")
         return self
 
 
@@ -118,7 +144,8 @@ class Privacy(_Section):
 
     epsilon: PositiveFloat
     delta: Annotated[float, Field(gt=0, lt=1)]
-    unit: Literal["record"] = "record"
+    unit: UnitOfPrivacy = "record"
+    """`client` with mode client-level, where a client's whole update is protected; else `record`."""
     spare_rounds: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Rounds beyond the plan that the noise leaves room for: attempts that fail or are interrupted are charged too."""
 
@@ -143,7 +170,7 @@ class Aggregation(_Section):
     key_holder: Name | None = None
     """Of ckks: who holds the secret key. Left out: a party of its own, `key-holder`, that is no silo."""
     weights: Literal["nominal", "uniform"] = "nominal"
-    value_range: PositiveFloat
+    value_range: PositiveFloat | None = None
     """Largest magnitude of a coordinate of an update; what lies beyond is clipped and counted at the silo."""
     value_bits: Annotated[int, Field(ge=8, le=32)] = 20
     rounding: Literal["stochastic", "nearest"] = "stochastic"
@@ -277,9 +304,22 @@ class Config(_Section):
 
     @property
     def minimum_contributors(self) -> int:
-        """Fewest silos in a sum; by default what hides an update among two honest ones, and three where there are."""
+        """Fewest silos in a sum; by default what hides an update among two honest ones, and three where there are.
+
+        With shares of noise by default nine tenths of the silos asked, or all but one: the fewer there may be, the
+        larger each share.
+        """
         least = max(self.collusion_bound + 2, min(3, self.cohort_size))
+        if self.training.noise_in_sum:
+            least = max(least, self.cohort_size - max(1, self.cohort_size // 10))
         return self.aggregation.minimum_contributors or least
+
+    @property
+    def privacy_units(self) -> int:
+        """Public total number of what the budget protects: records, or clients."""
+        if self.training.mode == "client-level":
+            return len(self.silo)
+        return sum(silo.nominal_size for silo in self.silo)
 
     @property
     def quota(self) -> int:
@@ -291,6 +331,7 @@ class Config(_Section):
         self._check_silos()
         self._check_privacy()
         self._check_server()
+        self._check_encoding()
         self._check_aggregation()
         self._check_rounds()
         for index, incident in enumerate(self.simulation.incidents):
@@ -313,8 +354,11 @@ class Config(_Section):
         if self.run.reproducible:
             problem = "noise that follows from a seed protects nobody"
             raise ConfigError("run.reproducible", problem, "false with privacy")
+        unit = "client" if self.training.mode == "client-level" else "record"
+        if self.privacy.unit != unit:
+            raise ConfigError("privacy.unit", f'"{self.privacy.unit}" with mode {self.training.mode}', f'"{unit}"')
         try:
-            check_delta(self.privacy.delta, sum(silo.nominal_size for silo in self.silo))
+            check_delta(self.privacy.delta, self.privacy_units)
         except PrivacyError as error:
             problem, _, allowed = str(error).removeprefix("delta: ").partition("; allowed: ")
             raise ConfigError("privacy.delta", problem, allowed) from None
@@ -328,7 +372,26 @@ class Config(_Section):
                 problem = f"has no effect with optimiser {self.server.optimiser}"
                 raise ConfigError(f"server.{key}", problem, f"optimiser {' or '.join(optimisers)}")
 
+    def _check_encoding(self) -> None:
+        aggregation, mode = self.aggregation, self.training.mode
+        if not self.training.noise_in_sum:
+            if aggregation.value_range is None:
+                raise ConfigError("aggregation.value_range", "missing", f"a number > 0, required with mode {mode}")
+            return
+        for key in ("value_range", "value_bits", "rounding"):
+            if key in aggregation.model_fields_set:
+                problem = f"has no effect with mode {mode}: clip norm and noise decide"
+                raise ConfigError(f"aggregation.{key}", problem, "no such key, or mode local-dp-sgd or none")
+        if mode == "distributed-dp-sgd" and "weights" in aggregation.model_fields_set:
+            problem = "given with mode distributed-dp-sgd: every record counts the same, whichever silo has it"
+            raise ConfigError("aggregation.weights", problem, "no such key")
+
     def _check_rounds(self) -> None:
+        if self.rounds.buffered and self.training.noise_in_sum:
+            problem = (
+                f"buffered with mode {self.training.mode}: every share of noise must be in the sum it was made for"
+            )
+            raise ConfigError("rounds.mode", problem, '"synchronous"')
         if not self.rounds.buffered:
             plain = Rounds()
             given = [f"rounds.{key}" for key in Rounds.model_fields if getattr(self.rounds, key) != getattr(plain, key)]

@@ -15,8 +15,8 @@ import numpy as np
 
 from protocols.errors import FaultReason, ServerFault, UsageError
 from protocols.shape import ArraySource, BasedVector, Chunk, Entropy, Need, Reply
-from secfl.encoding import Encoder
-from secfl.federation.silo import Silo, Vector, _note, _Open
+from secfl.encoding import Encoder, EncodingScheme
+from secfl.federation.silo import Inside, LocalTraining, Silo, Vector, _note, _Open
 from secfl.privacy.ledger import Reservation
 
 __all__ = ["BufferedSilo", "staleness_units"]
@@ -53,6 +53,10 @@ class BufferedSilo(Silo):
 
     def __init__(self, *arguments: Any, units: tuple[int, ...], **options: Any) -> None:
         super().__init__(*arguments, **options)
+        training, scheme = options["training"], options["scheme"]
+        if not isinstance(training, LocalTraining) or not isinstance(scheme, EncodingScheme):
+            raise UsageError("buffered rounds take updates as they are: no noise that counts on a sum")
+        self._local, self._encoding = training, scheme
         self._units = units
         self._seen: dict[int, bytes] = {}
         self._began: set[tuple[int, int]] = set()
@@ -89,7 +93,7 @@ class BufferedSilo(Silo):
         try:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
             entropy = self._randomness(str(self.identity.id), *name)
-            self._work = _Work(need.context_hash, self._training.update(state, entropy), entropy, reservation)
+            self._work = _Work(need.context_hash, self._local.update(state, entropy), entropy, reservation)
         except Exception as error:
             self._give_back(reservation, error)
             raise
@@ -116,7 +120,7 @@ class BufferedSilo(Silo):
             if work.base not in need.bases:
                 raise UsageError(f"{self.identity.id!r}: the session takes no update from model {work.base.hex()[:16]}")
             weight = self._weight() * self._units[need.bases.index(work.base)]
-            words, local = Encoder(self._scheme, work.entropy, self._training.update_layout).encode(work.update, weight)
+            words, local = Encoder(self._encoding, work.entropy, self._local.update_layout).encode(work.update, weight)
             reply = session.party.handle(header, chunks, vector=BasedVector(ArraySource(words), work.base))
             if work.reservation is not None and self.ledger is not None:
                 self.ledger.sending(work.reservation)
@@ -124,7 +128,7 @@ class BufferedSilo(Silo):
             self._give_back(work.reservation, error)
             raise
         if self._notes is not None:
-            self._notes(_note(need.parameters, local.clipped_count, words.size))
+            self._notes(_note(need.parameters, Inside(clipped=local.clipped_count), words.size))
         session.sending = work.reservation
         return reply
 

@@ -22,8 +22,9 @@ from protocols.errors import ConfigError
 from secfl.config import Config, SiloSettings
 from secfl.federation.cohort import sample_cohort
 from secfl.federation.model_code import model_code
-from secfl.federation.setup import Plan, local_training, plan_run, server_optimiser
+from secfl.federation.setup import Plan, plan_run, server_optimiser
 from secfl.federation.silo import LocalTraining, Vector
+from secfl.federation.work import local_training
 from secfl.training import SiloData, Task, load_task
 
 __all__ = ["LABEL", "WARNING", "Comparison", "Observer", "PlainTraining", "Row", "compare", "rounds_in_all"]

@@ -30,9 +30,12 @@ Section = Mapping[str, Any]
 
 TRAINING: Section = {"sampling_rate": 0.1, "steps_per_round": 10, "learning_rate": 0.1}
 """Local training unless told otherwise."""
+ONE_STEP: Section = {**TRAINING, "steps_per_round": 1, "learning_rate": 1.0}
+"""With mode distributed-dp-sgd, whose rounds are single steps."""
 CLIP_NORM = 1.0
 """With a budget, unless told otherwise."""
 AGGREGATION: Section = {"value_range": 8.0}
+"""Unless told otherwise; nothing where sums have noise."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,12 @@ class Federation:
     :param silos: records per silo; with a model file the public number of records per silo.
     :param budget: of each silo; None trains without privacy, and the report says so in red.
     :param protocol: how updates are summed.
+    :param mode: which privacy (`docs/explanation/privacy-modes.md`): ``local-dp-sgd`` or ``distributed-dp-sgd`` for
+        records, ``client-level`` for whole clients, ``none``. By default what the budget's unit asks for:
+        ``local-dp-sgd`` for records, ``client-level`` for clients, ``none`` without a budget.
     :param loss: ``loss(outputs, targets)``, one value a record; not with a model file.
     :param metric: ``metric(outputs, targets)`` on all unprotected test records at once; likewise.
-    :param training: keys of ``[training]`` in a configuration file, over `TRAINING`.
+    :param training: keys of ``[training]`` in a configuration file, over `TRAINING` or `ONE_STEP`.
     :param aggregation: keys of ``[aggregation]``, over `AGGREGATION`.
     :param server: keys of ``[server]``.
     :param ledger: keys of ``[ledger]``; ledgers last for life by default, as in a configuration file.
@@ -114,10 +120,11 @@ class Federation:
         budget: PrivacyBudget | None = None,
         protocol: str = "secagg",
         *,
+        mode: str | None = None,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         metric: Callable[[Tensor, Tensor], float] | None = None,
-        training: Section = TRAINING,
-        aggregation: Section = AGGREGATION,
+        training: Section | None = None,
+        aggregation: Section | None = None,
         server: Section | None = None,
         ledger: Section | None = None,
         name: str = "federation",
@@ -126,12 +133,15 @@ class Federation:
     ) -> None:
         self._directory = Path(directory)
         self._task = _task(model, silos, loss, metric)
-        mode: Section = {"mode": "none"} if budget is None else {"mode": "local-dp-sgd", "clip_norm": CLIP_NORM}
+        mode = mode or _mode(budget)
+        defaults = ONE_STEP if mode == "distributed-dp-sgd" else TRAINING
+        clip: Section = {} if mode == "none" else {"clip_norm": CLIP_NORM}
+        encoding: Section = {} if mode in ("distributed-dp-sgd", "client-level") else AGGREGATION
         self._sections: dict[str, Any] = {
             "run": {"name": name, "seed": seed},
             "silo": [{"name": silo, "nominal_size": _size(silos[silo])} for silo in silos],
-            "training": {**TRAINING, **mode, **training},
-            "aggregation": {**AGGREGATION, **aggregation, "protocol": protocol},
+            "training": {**defaults, **clip, **(training or {}), "mode": mode},
+            "aggregation": {**encoding, **(aggregation or {}), "protocol": protocol},
             "server": dict(server or {}),
             "ledger": dict(ledger or {}),
             "evaluation": {"kind": "benchmark" if _has_tests(self._task, silos, metric, seed) else "none"},
@@ -162,6 +172,13 @@ class Federation:
                 "federation", f"a setting is no TOML value: {error}", "text, numbers, true, false"
             ) from None
         return parse_config(text), text
+
+
+def _mode(budget: PrivacyBudget | None) -> str:
+    """What the unit of a budget asks for."""
+    if budget is None:
+        return "none"
+    return "client-level" if budget.unit == "client" else "local-dp-sgd"
 
 
 def _task(model: Any, silos: Mapping[str, Any], loss: Any, metric: Any) -> Task:

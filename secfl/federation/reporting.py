@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from secfl.config import Config
-from secfl.encoding import EncodingScheme, TensorLayout
+from secfl.encoding import TensorLayout
 from secfl.encoding.layout import TensorEntry
 from secfl.engines.base import Engine
 from secfl.federation.run import RunResult
-from secfl.federation.setup import Parties, Plan, batch_padding, encoding_scheme, noise_multipliers, noise_source
+from secfl.federation.setup import Parties, Plan, encoding_scheme, noise_multipliers
+from secfl.federation.silo import Scheme
+from secfl.federation.work import batch_padding, noise_source
 from secfl.privacy.discrete_gaussian import DiscreteGaussian
 from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian
 from secfl.privacy.grid import grid_bound, grid_step
@@ -95,10 +97,14 @@ class RunRecords:
     baselines: tuple[Baseline, ...] = ()
 
     @property
-    def scheme(self) -> EncodingScheme:
+    def layout(self) -> TensorLayout:
+        """Of so many coordinates."""
+        return TensorLayout((TensorEntry("update", "float32", (self.update_size,)),))
+
+    @property
+    def scheme(self) -> Scheme:
         """The encoding that follows from the configuration."""
-        entry = TensorEntry("update", "float32", (self.update_size,))
-        return encoding_scheme(self.config, TensorLayout((entry,)))
+        return encoding_scheme(self.config, self.layout)
 
     @property
     def events(self) -> tuple[AnyPrivacyEvent, ...]:
@@ -312,7 +318,7 @@ def _groups(claims: tuple[Claim, ...]) -> tuple[GroupPoint, ...]:
 def _mechanism(records: RunRecords) -> Mechanism:
     training, scheme = records.config.training, records.scheme
     events = records.events
-    local = max(noise_multipliers(records.config).values(), default=None)
+    local = max(noise_multipliers(records.config, records.layout).values(), default=None)
     shared = next((event for event in events if isinstance(event, DistributedGaussian)), None)
     inflation, sigma = None, None
     if shared is not None:

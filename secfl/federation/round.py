@@ -16,7 +16,8 @@ from protocols.session import SessionParameters
 from protocols.shape import Aggregate, Entropy, ServerSession
 from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
 from secfl.engines.base import Carried, Engine, PhaseRecord
-from secfl.federation.silo import context_hash
+from secfl.federation.noised import Divisor
+from secfl.federation.silo import Scheme, context_hash
 from secfl.registry import offered
 
 __all__ = ["RoundOutcome", "RoundPlan"]
@@ -44,6 +45,7 @@ class RoundPlan:
     """What stays the same over the rounds of a run.
 
     :param weights: public integer weight of each silo.
+    :param divisor: with noise in sums, instead of weights.
     :param protocol: by name.
     :param public_context: see `secfl.registry.Entry.public_context`.
     :param threshold: t, c and T_min: None for the protocol's defaults.
@@ -51,10 +53,11 @@ class RoundPlan:
 
     run_id: str
     roster: Roster
-    scheme: EncodingScheme
+    scheme: Scheme
     layout: TensorLayout
     update_layout: TensorLayout
     weights: Mapping[str, int]
+    divisor: Divisor | None = None
     protocol: str = "secagg"
     public_context: bytes = field(default=b"", repr=False)
     threshold: int | None = None
@@ -110,6 +113,18 @@ class RoundPlan:
         """Sum of the public weights that a sum's vectors were encoded with."""
         return sum(self.weights[str(party)] for party in aggregate.contributors)
 
+    def mean(self, parameters: SessionParameters, aggregate: Aggregate) -> npt.NDArray[np.float64]:
+        """The change of the global model that a sum stands for.
+
+        :raises EncodingError: a sum that its contributors cannot have sent.
+        """
+        if isinstance(self.scheme, EncodingScheme):
+            weight = self.weight(parameters, aggregate)
+            return decode_mean(aggregate.sum, self.scheme, weight, layout=self.update_layout)
+        contributors = tuple(map(str, aggregate.contributors))
+        total = self.scheme.decode(aggregate.sum, len(contributors), parameters.session_id())
+        return (self.divisor or Divisor(dict.fromkeys(contributors, 1.0))).change(total, contributors)
+
     def outcome(self, parameters: SessionParameters, carried: Carried) -> RoundOutcome:
         """What a session that was carried to its end comes to."""
         mean, failure = None, carried.failure
@@ -118,9 +133,8 @@ class RoundPlan:
         if carried.aggregate is not None:
             contributors = tuple(map(str, carried.aggregate.contributors))
             checks = carried.aggregate.checks
-            weight = self.weight(parameters, carried.aggregate)
             try:
-                mean = decode_mean(carried.aggregate.sum, self.scheme, weight, layout=self.update_layout)
+                mean = self.mean(parameters, carried.aggregate)
             except EncodingError as error:  # a sum that these contributors cannot have sent: nothing to use
                 failure = error
         return RoundOutcome(

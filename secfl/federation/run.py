@@ -218,6 +218,7 @@ def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
         layout=plan.layout,
         update_layout=plan.update_layout,
         weights=plan.weights,
+        divisor=plan.divisor,
         protocol=aggregation.protocol,
         public_context=parties.public_context,
         threshold=aggregation.threshold,

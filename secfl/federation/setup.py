@@ -24,14 +24,17 @@ from secfl.events import jsonl_observer
 from secfl.federation.buffered_silo import BufferedSilo, staleness_units
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.model_code import model_code
+from secfl.federation.noised import Divisor, Floors, mechanism, noise_event, planned_noise
 from secfl.federation.office import Office
 from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
 from secfl.federation.randomness import Randomness, operating_system, seeded
-from secfl.federation.silo import LocalTraining, Silo, Vector
+from secfl.federation.silo import Scheme, Silo, Vector
+from secfl.federation.work import contribution, own_scheme
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
 from secfl.privacy.accounting import choose_order, noise_multiplier_for
+from secfl.privacy.events import AnyPrivacyEvent
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.training import Task, load_task
-from secfl.training.padding import Padding, plan_padding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +44,6 @@ __all__ = [
     "Plan",
     "encoding_scheme",
     "noise_multipliers",
-    "noise_source",
     "plan_run",
     "server_optimiser",
     "set_up_parties",
@@ -64,9 +66,11 @@ class Plan:
     state: dict[str, Any] = field(repr=False)
     layout: TensorLayout
     update_layout: TensorLayout
-    scheme: EncodingScheme
+    scheme: Scheme
     weights: dict[str, int]
     noise_multipliers: dict[str, float]
+    divisor: Divisor | None = None
+    """With noise in sums, instead of weights."""
     randomness: Randomness = field(default=operating_system, repr=False)
     """Of training and rounding; never of keys and masks."""
 
@@ -79,8 +83,10 @@ class Plan:
         """Whether silos train with differential privacy."""
         return self.config.privacy is not None
 
-    def event(self, silo: str) -> SampledGaussian:
+    def event(self, silo: str) -> AnyPrivacyEvent:
         """What one round costs a silo."""
+        if isinstance(self.scheme, DistributedMechanism):
+            return noise_event(self.config, self.scheme)
         training = self.config.training
         return SampledGaussian(training.sampling_rate, self.noise_multipliers[silo], training.steps_per_round)
 
@@ -98,13 +104,13 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
     task = task or load_task(directory / config.model.file)
     with model_code("building the model"):
         model = _initial_model(config, task)
-        if config.privacy is not None:
+        if config.training.mode not in ("none", "client-level"):
             check_model(model)
         state = model_state(model)
         parameters = {name: state[name] for name in _trainable(model)}
     layout, update_layout = _layout(state), _layout(parameters)
-    weights = {silo.name: silo.nominal_size if config.aggregation.weights == "nominal" else 1 for silo in config.silo}
-    scheme = encoding_scheme(config, update_layout)
+    weighted = config.aggregation.weights == "nominal" and not config.training.noise_in_sum
+    weights = {silo.name: silo.nominal_size if weighted else 1 for silo in config.silo}
     return Plan(
         config,
         directory,
@@ -112,20 +118,12 @@ def plan_run(config: Config, directory: Path, task: Task | None = None, randomne
         state,
         layout,
         update_layout,
-        scheme,
+        encoding_scheme(config, update_layout),
         weights,
-        noise_multipliers(config),
+        noise_multipliers(config, update_layout),
+        Divisor.of(config) if config.training.noise_in_sum else None,
         randomness or (seeded(config.run.seed) if config.run.reproducible else operating_system),
     )
-
-
-def batch_padding(config: Config, silo: SiloSettings) -> Padding | None:
-    """Rows of a silo's steps, and how likely a sample is larger; None without padding."""
-    training, privacy = config.training, config.privacy
-    if privacy is None or training.pad_batches is False:
-        return None
-    steps = training.steps_per_round * config.budgeted_rounds
-    return plan_padding(silo.nominal_size, training.sampling_rate, privacy.epsilon, privacy.delta, steps=steps)
 
 
 def _layout(tensors: dict[str, Any]) -> TensorLayout:
@@ -136,12 +134,18 @@ def _layout(tensors: dict[str, Any]) -> TensorLayout:
         raise ConfigError("model.file", str(error), allowed) from None
 
 
-def encoding_scheme(config: Config, layout: TensorLayout) -> EncodingScheme:
-    """The encoding that follows from a configuration and the layout of updates.
+def encoding_scheme(config: Config, layout: TensorLayout) -> Scheme:
+    """The encoding that follows from a configuration and the layout of updates, with its noise where sums have some.
 
     :raises ConfigError: there is none for these values.
+    :raises PrivacyError: a budget that no noise reaches.
     """
     aggregation = config.aggregation
+    if config.training.noise_in_sum:
+        floors = Floors(config.minimum_contributors, config.collusion_bound)
+        return mechanism(config, layout, planned_noise(config, layout), floors)
+    if aggregation.value_range is None:
+        raise ConfigError("aggregation.value_range", "missing", "a number > 0")
     largest = max(silo.nominal_size for silo in config.silo) if aggregation.weights == "nominal" else 1
     maximum_weight = largest * max(staleness_units(config.rounds.staleness, 0))
     try:
@@ -175,12 +179,14 @@ def _trainable(model: nn.Module) -> list[str]:
     return names
 
 
-def noise_multipliers(config: Config) -> dict[str, float]:
+def noise_multipliers(config: Config, layout: TensorLayout) -> dict[str, float]:
     """Per silo; the smallest that lets every round of the plan fit, unless the configuration fixes one."""
     if config.privacy is None:
         return {}
-    check_delta(config.privacy.delta, sum(silo.nominal_size for silo in config.silo))
+    check_delta(config.privacy.delta, config.privacy_units)
     training = config.training
+    if training.noise_in_sum:
+        return dict.fromkeys((silo.name for silo in config.silo), planned_noise(config, layout))
     chosen = training.noise_multiplier or noise_multiplier_for(
         config.privacy.epsilon,
         config.privacy.delta,
@@ -265,17 +271,17 @@ class _SetUp:
         ledger = _ledger(plan, settings, self.identities[name], self.home) if plan.private else None
         if ledger is not None:
             ledgers[name] = self.resources.enter_context(ledger)
-        rounds = plan.config.rounds
+        rounds, policy = plan.config.rounds, _policy(plan)
         kind: Callable[..., Silo] = Silo
         if rounds.buffered:
             kind = partial(BufferedSilo, units=staleness_units(rounds.staleness, rounds.window))
         return kind(
             self.identities[name],
             self.roster,
-            _policy(plan),
+            policy,
             store=self._store(name),
-            training=local_training(plan, settings),
-            scheme=plan.scheme,
+            training=contribution(plan, settings),
+            scheme=own_scheme(plan, policy),
             weight=plan.weights[name],
             protocol=plan.config.aggregation.protocol,
             roles=plan.config.cast.roles(name),
@@ -326,7 +332,7 @@ def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> L
         silo=silo.name,
         name=config.ledger.lineage,
         source=config.ledger.source,
-        total_records=sum(item.nominal_size for item in config.silo),
+        total_records=config.privacy_units,
     )
     budget = PrivacyBudget(config.privacy.epsilon, config.privacy.delta, config.privacy.unit)
     planned = [plan.event(silo.name)] * config.budgeted_rounds
@@ -343,60 +349,6 @@ def _opened(path: Path, identity: Identity, privacy: Privacy) -> Ledger:
             problem = f"{getattr(privacy, key)!r}, but the ledger {path} began with another budget"
             raise ConfigError(f"privacy.{key}", problem, repr(getattr(budget, key)))
     return ledger
-
-
-def local_training(plan: Plan, silo: SiloSettings) -> LocalTraining:
-    """A silo's local training as one function from global state to update.
-
-    :raises ConfigError: the model cannot be trained privately, or `load_data` is at fault.
-    """
-    with model_code(f"loading the records of silo {silo.name!r}"):
-        records = plan.task.silo_data(silo.name, plan.config.run.seed).train
-    steps = plan.config.training.steps_per_round
-    trainer = _trainer(plan, silo)
-
-    def update(state: Vector, entropy: Entropy) -> Vector:
-        with model_code(f"training at silo {silo.name!r}", quote=False):
-            local = trainer.train(plan.layout.unflatten(state), records, steps, entropy)
-        return plan.update_layout.flatten(local.update)
-
-    event = plan.event(silo.name) if plan.private else None
-    return LocalTraining(update, event, plan.layout, plan.update_layout)
-
-
-def _trainer(plan: Plan, silo: SiloSettings) -> Any:
-    from secfl.training import DpSgdSettings, LocalDpSgd, PlainSettings, PlainSgd
-
-    training = plan.config.training
-    if training.clip_norm is None or not plan.private:
-        batch = max(1, round(training.sampling_rate * silo.nominal_size))
-        settings = PlainSettings(batch, training.learning_rate, training.momentum, training.proximal)
-        return PlainSgd(plan.task, settings, silo.name)
-    padding = batch_padding(plan.config, silo)
-    return LocalDpSgd(
-        plan.task,
-        DpSgdSettings(
-            sampling_rate=training.sampling_rate,
-            nominal_size=silo.nominal_size,
-            noise_multiplier=plan.noise_multipliers[silo.name],
-            clip_norm=training.clip_norm,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            grad_sample=training.grad_sample,
-            max_physical_batch=training.max_physical_batch,
-            proximal=training.proximal,
-            padded_batch=padding.batch if padding else None,
-        ),
-    )
-
-
-def noise_source(plan: Plan) -> str:
-    """Where training noise comes from, for the report."""
-    if not plan.private:
-        return "none: no differential privacy"
-    from secfl.training import LocalDpSgd
-
-    return LocalDpSgd.noise_source
 
 
 def server_optimiser(config: Config) -> ServerOptimiser:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import FaultReason, PolicyRefused, PrivacyError, ProtocolError, ServerFault
+from protocols.errors import FaultReason, PolicyRefused, PrivacyError, ProtocolError, ServerFault, UsageError
 from protocols.identity import Identity, Role, Roster
 from protocols.organisation import Organisation
 from protocols.primitives.labels import tagged_hash
+from protocols.primitives.ring import Words
 from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
 from protocols.wire import peek_session_id
@@ -23,11 +25,14 @@ from secfl.federation.randomness import Randomness, operating_system
 from secfl.open_sessions import OPEN_SESSIONS, OpenSessions
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Ledger, Reservation
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.registry import offered
 
-__all__ = ["LocalNote", "LocalTraining", "Silo", "context_hash"]
+__all__ = ["Contribution", "Inside", "LocalNote", "LocalTraining", "Scheme", "Silo", "context_hash"]
 
 Vector = npt.NDArray[np.float32]
+Scheme = EncodingScheme | DistributedMechanism
+"""How vectors become words: with modes B and C a mechanism that adds noise."""
 
 
 def context_hash(layout: TensorLayout, context: bytes, *bound: bytes) -> bytes:
@@ -39,8 +44,52 @@ def context_hash(layout: TensorLayout, context: bytes, *bound: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What a contribution looked like from inside. Private: it depends on the records.
+
+    :param clipped: coordinates of the update beyond ``value_range``, which were cut to it.
+    :param left_out: with noise in sums, records or whole updates that were not finite and count as zero.
+    :param records: with noise in sums of gradients, records in the sum.
+    """
+
+    clipped: int = field(default=0, repr=False)
+    left_out: int = field(default=0, repr=False)
+    records: int = field(default=0, repr=False)
+
+
+class Contribution(Protocol):
+    """A silo's work when its vector is needed, all of it: train, privatise, encode."""
+
+    @property
+    def event(self) -> AnyPrivacyEvent | None:
+        """What it costs; None without privacy."""
+
+    @property
+    def layout(self) -> TensorLayout:
+        """Of the global state."""
+
+    @property
+    def update_layout(self) -> TensorLayout:
+        """Of what is sent."""
+
+    @property
+    def bound(self) -> tuple[bytes, ...]:
+        """What a session is bound to beside the global model."""
+
+    def words(
+        self, state: Vector, scheme: Scheme, weight: Callable[[], int], entropy: Entropy, session: bytes
+    ) -> tuple[Words, Inside]:
+        """From the global state (flat) to the words that a session sums.
+
+        :param weight: gives the weight of the vector, asked for after training.
+        :param entropy: of training, rounding and noise.
+        :param session: the session's id, public.
+        """
+
+
+@dataclass(frozen=True)
 class LocalTraining:
-    """What a silo does when its vector is needed.
+    """Training whose update is encoded as it is: without privacy, or with the noise of the silo alone in it (mode A).
 
     :param update: from the global state (flat float32 vector) and a source of randomness to the update, likewise flat.
     :param event: what one call costs; None without privacy.
@@ -55,18 +104,28 @@ class LocalTraining:
     update_layout: TensorLayout
     bound: tuple[bytes, ...] = ()
 
+    def words(
+        self, state: Vector, scheme: Scheme, weight: Callable[[], int], entropy: Entropy, _session: bytes
+    ) -> tuple[Words, Inside]:
+        """See `Contribution`."""
+        if not isinstance(scheme, EncodingScheme):
+            raise UsageError("an update that is encoded as it is goes with an encoding scheme")
+        encoder = Encoder(scheme, entropy, self.update_layout)
+        update = self.update(state, entropy)
+        words, report = encoder.encode(update, weight())
+        return words, Inside(clipped=report.clipped_count)
+
 
 class LocalNote(Event, frozen=True, kw_only=True):
-    """What a contribution looked like from inside. It stays at the silo.
-
-    :param clipped: coordinates of the update beyond ``value_range``, which were cut to it.
-    """
+    """What a contribution looked like from inside; see `Inside`. It stays at the silo."""
 
     run_id: str
     round: int
     attempt: int
     coordinates: int
     clipped: int
+    left_out: int = 0
+    records: int = 0
 
 
 @dataclass
@@ -86,8 +145,8 @@ class Silo:
     :param identity: name and signing key.
     :param policy: this silo's own floors.
     :param store: once-only record; a path of its own, never inside a saved session.
-    :param training: local training and its cost.
-    :param scheme: the encoding that this silo agreed to; another one is refused.
+    :param training: from a global model to words, and what that costs.
+    :param scheme: the encoding that this silo agreed to, its noise made for its own floors; another one is refused.
     :param weight: public weight of its update; where the encoding has private weights, what gives it after training.
     :param protocol: name of the protocol.
     :param roles: what this organisation does in each session: a silo may be on the committee as well.
@@ -106,8 +165,8 @@ class Silo:
         policy: ClientPolicy,
         *,
         store: OnceStore,
-        training: LocalTraining,
-        scheme: EncodingScheme,
+        training: Contribution,
+        scheme: Scheme,
         weight: int | Callable[[], int] = 1,
         protocol: str = "secagg",
         roles: Collection[Role] = (Role.CLIENT,),
@@ -175,9 +234,7 @@ class Silo:
         try:
             state = np.frombuffer(context, np.dtype("<f4")).astype(np.float32)
             entropy = self._randomness(str(self.identity.id), need.parameters.round_number, need.parameters.attempt)
-            encoder = Encoder(self._scheme, entropy, self._training.update_layout)
-            update = self._training.update(state, entropy)
-            words, local = encoder.encode(update, self._weight())
+            words, inside = self._training.words(state, self._scheme, self._weight, entropy, need.session_id)
             reply = session.party.handle(header, chunks, vector=ArraySource(words))
             if reservation is not None and self.ledger is not None:
                 self.ledger.sending(reservation)
@@ -185,7 +242,7 @@ class Silo:
             self._give_back(reservation, error)
             raise
         if self._notes is not None:
-            self._notes(_note(need.parameters, local.clipped_count, words.size))
+            self._notes(_note(need.parameters, inside, words.size))
         session.sending = reservation
         return reply
 
@@ -210,6 +267,12 @@ class Silo:
         if proposed.vector_length != length:
             raise PolicyRefused("vector length", proposed.vector_length, f"{length}, as the model has it")
         self._protocol.check_bound(proposed, self._scheme.largest_entry)
+        if isinstance(self._scheme, DistributedMechanism):
+            floor = self._scheme.minimum_contributors
+            if proposed.minimum_contributors < floor:
+                raise PolicyRefused(
+                    "minimum contributors", proposed.minimum_contributors, f"{floor}, as the noise has it"
+                )
         size = 4 * self._training.layout.size
         if len(context) != size or self._context_hash(context) != need.context_hash:
             raise ServerFault(
@@ -262,11 +325,13 @@ class Silo:
         return f"Silo({self.identity.id!r})"
 
 
-def _note(parameters: SessionParameters, clipped: int, coordinates: int) -> LocalNote:
+def _note(parameters: SessionParameters, inside: Inside, coordinates: int) -> LocalNote:
     return LocalNote(
         run_id=parameters.run_id,
         round=parameters.round_number,
         attempt=parameters.attempt,
         coordinates=coordinates,
-        clipped=clipped,
+        clipped=inside.clipped,
+        left_out=inside.left_out,
+        records=inside.records,
     )

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,16 +145,18 @@ class RecordSum:
     def __repr__(self) -> str:
         return f"RecordSum(dimension={self.point.dimension})"
 
-    def add(self, gradients: Sequence[npt.NDArray[np.float32]]) -> None:
+    def add(self, gradients: Sequence[npt.NDArray[np.float32]], counted: int | None = None) -> None:
         """Clip each record's gradient, over all tensors together, and add it.
 
         :param gradients: per tensor in the layout's order, float32 of shape (records, ...); not clipped yet.
+        :param counted: the first so many are records, the others fillers that count as nothing; None: all.
         :raises EncodingError: other shapes or types.
         :raises PrivacyError: more records than the public maximum (the caller drops them before), or a norm above the
             clip, which is a bug.
         """
         rows = self._rows(gradients)
-        self.records += rows[0].shape[0]
+        counted = rows[0].shape[0] if counted is None else counted
+        self.records += counted
         if self.records > self._maximum:
             raise PrivacyError(f"maximum_records: more than {self._maximum} records in a step's sum")
         squares = np.zeros(rows[0].shape[0])
@@ -162,10 +165,30 @@ class RecordSum:
                 wide = tensor[:, part].astype(np.float64)
                 squares += np.einsum("ij,ij->i", wide, wide)
         finite = np.isfinite(squares)
-        self.left_out += int(np.count_nonzero(~finite))
+        self.left_out += int(np.count_nonzero(~finite[:counted]))
+        finite[counted:] = False
         slack = (self.point.dimension + 4) * _UNIT_ROUNDOFF
         factor = self.point._factor(np.sqrt(np.where(finite, squares, 0.0)), slack)
         self._accumulate(rows, finite, factor, slack)
+
+    def add_clipped(self, total: Sequence[npt.NDArray[Any]], records: int) -> None:
+        """Add a sum of gradients that were clipped where they were computed (ghost clipping).
+
+        The bound is the caller's: two such sums that differ by one record must be within c of each other, less what
+        rounding to whole numbers adds here, sqrt(d) of them.
+
+        :param total: per tensor in the layout's order, finite.
+        :param records: in the sum.
+        :raises EncodingError: another number of coordinates, or not finite.
+        :raises PrivacyError: more records than the public maximum.
+        """
+        flat = np.concatenate([tensor.reshape(-1).astype(np.float64) for tensor in total])
+        if flat.size != self.point.dimension or not np.isfinite(flat).all():
+            raise EncodingError(UNNAMED, f"a finite sum of {self.point.dimension} coordinates is expected")
+        self.records += records
+        if self.records > self._maximum:
+            raise PrivacyError(f"maximum_records: more than {self._maximum} records in a step's sum")
+        self.total += np.rint(np.ldexp(flat, self.point.bits))
 
     def _accumulate(
         self, rows: list[npt.NDArray[np.float32]], finite: npt.NDArray[np.bool_], factor: Whole, slack: float

@@ -10,18 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from protocols.errors import MissingExtra
-from secfl.training.settings import DpSgdSettings, PlainSettings
+from secfl.training.settings import DpSgdSettings, GradientSumSettings, PlainSettings
 from secfl.training.task import SiloData, Task, load_task
 
 if TYPE_CHECKING:
     from secfl.training.checks import check_model
+    from secfl.training.client_level import ClientLevel
+    from secfl.training.distributed_dp_sgd import DistributedDpSgd
     from secfl.training.evaluation import pooled_metric
     from secfl.training.local_dp_sgd import LocalDpSgd
     from secfl.training.plain import PlainSgd
     from secfl.training.state import LocalUpdate, add_update, model_state
 
 __all__ = [
+    "ClientLevel",
+    "DistributedDpSgd",
     "DpSgdSettings",
+    "GradientSumSettings",
     "LocalDpSgd",
     "LocalUpdate",
     "PlainSettings",
@@ -37,6 +42,8 @@ __all__ = [
 
 _NEED_TORCH = {
     "check_model": "checks",
+    "ClientLevel": "client_level",
+    "DistributedDpSgd": "distributed_dp_sgd",
     "LocalDpSgd": "local_dp_sgd",
     "LocalUpdate": "state",
     "PlainSgd": "plain",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from secfl.training.batches import batch_of, length
 from secfl.training.checks import buffers, check_behaviour, check_buffers_unchanged, check_model
 from secfl.training.dp_step import DpStep
 from secfl.training.noise import NOISE_SOURCE
-from secfl.training.padding import padded_parts
+from secfl.training.padding import sample_parts
 from secfl.training.sampling import poisson_sample
 from secfl.training.settings import DpSgdSettings
 from secfl.training.state import LocalUpdate, State, load_state, parameter_difference
@@ -87,17 +87,7 @@ class LocalDpSgd:
         """Take one step on ``sample``, in parts that fit into memory; return the contributions left out."""
         left_out = 0
         step.begin()
-        for rows, counted in self._parts(sample, length(records), entropy):
+        for rows, counted in sample_parts(sample, length(records), self.settings, entropy):
             left_out += step.add(*batch_of(records, rows), len(rows), counted)
         step.finish()
         return left_out
-
-    def _parts(self, sample: Sample, records: int, entropy: Callable[[int], bytes]) -> Iterator[tuple[Sample, int]]:
-        physical = self.settings.max_physical_batch
-        if self.settings.padded_batch is not None:
-            yield from padded_parts(sample, records, self.settings.padded_batch, physical, entropy)
-            return
-        part = physical or max(1, len(sample))
-        for start in range(0, len(sample), part):
-            rows = sample[start : start + part]
-            yield rows, len(rows)

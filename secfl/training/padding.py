@@ -19,8 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from secfl.training.sampling import with_replacement
+from secfl.training.settings import DpSgdSettings, GradientSumSettings
 
-__all__ = ["DELTA_SHARE", "Padding", "larger_sample_probability", "padded_batch", "padded_parts", "plan_padding"]
+__all__ = [
+    "DELTA_SHARE",
+    "Padding",
+    "larger_sample_probability",
+    "padded_batch",
+    "padded_parts",
+    "plan_padding",
+    "sample_parts",
+]
 
 DELTA_SHARE = 2.0**-10
 """What larger samples may add to delta over a whole plan, in parts of delta."""
@@ -71,9 +80,23 @@ def plan_padding(nominal_size: int, sampling_rate: float, epsilon: float, delta:
     Times are of one length but for an event of probability p under either neighbour, so that with them (epsilon, delta)
     becomes (epsilon, delta + (1 + e^epsilon) p); p is at most ``steps`` times that of one step.
     """
-    allowed = DELTA_SHARE * delta / (1 + math.exp(epsilon))
+    allowed = DELTA_SHARE * delta / (1 + math.exp(min(epsilon, 700.0)))
     batch = padded_batch(nominal_size, sampling_rate, allowed / steps)
     return Padding(batch, larger_sample_probability(nominal_size, sampling_rate, batch))
+
+
+def sample_parts(
+    sample: Indices, records: int, settings: DpSgdSettings | GradientSumSettings, entropy: Callable[[int], bytes]
+) -> Iterator[tuple[Indices, int]]:
+    """Split a sample into physical batches, padded if the settings say so; see :func:`padded_parts`."""
+    physical = settings.max_physical_batch
+    if settings.padded_batch is not None:
+        yield from padded_parts(sample, records, settings.padded_batch, physical, entropy)
+        return
+    part = physical or max(1, len(sample))
+    for start in range(0, len(sample), part):
+        rows = sample[start : start + part]
+        yield rows, len(rows)
 
 
 def padded_parts(

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -52,6 +53,16 @@ class PlainSgd:
             raise ValueError(f"steps {steps!r} is not >= 1")
         if not length(records):
             raise ConfigError(f"silos.{self._silo}", "no training records", "at least one record")
+        update = self._difference(state, records, steps, entropy)
+        for name, values in update.items():
+            if not np.isfinite(values).all():
+                raise EncodingError(name, f"not finite after training at silo {self._silo!r}")
+        return LocalUpdate(update, steps)
+
+    def _difference(
+        self, state: State, records: Dataset[Any], steps: int, entropy: Callable[[int], bytes]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Trained minus given, finite or not; no step is taken only where ``steps`` is 0."""
         model = copy.deepcopy(self._template).train()
         load_state(model, state)
         before = buffers(model)
@@ -65,8 +76,4 @@ class PlainSgd:
             proximal.add()
             sgd.step()
         check_buffers_unchanged(model, before)
-        update = parameter_difference(model, state)
-        for name, values in update.items():
-            if not np.isfinite(values).all():
-                raise EncodingError(name, f"not finite after training at silo {self._silo!r}")
-        return LocalUpdate(update, steps)
+        return parameter_difference(model, state)

@@ -9,7 +9,10 @@ from typing import Literal
 from protocols.errors import ConfigError
 from secfl.privacy.events import SampledGaussian
 
-__all__ = ["DpSgdSettings", "PlainSettings"]
+__all__ = ["DpSgdSettings", "GradientSumSettings", "PlainSettings", "largest_sample"]
+
+_RARE = 64 * math.log(2)
+"""A sample larger than `largest_sample` has probability exp(-this) = 2^-64 at most."""
 
 
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:
@@ -86,6 +89,64 @@ class DpSgdSettings:
         :raises PrivacyError: a value outside what the accountant takes.
         """
         return SampledGaussian(self.sampling_rate, self.noise_multiplier, steps)
+
+
+def largest_sample(nominal_size: int, sampling_rate: float) -> int:
+    """Records that a Poisson sample of twice the nominal number of records exceeds with probability below 2^-64.
+
+    Chernoff's bound: P[X >= (1 + s) mu] <= exp(-mu ((1 + s) ln(1 + s) - s)), mu = 2 q N. The factor 2 is for silos that
+    hold more than they declared.
+    """
+    expected = 2 * nominal_size * sampling_rate
+    low, high = math.ceil(expected), 2 * nominal_size
+    while low < high:
+        middle = (low + high) // 2
+        ratio = (middle + 1) / expected
+        rare = ratio > 1 and expected * (ratio * math.log(ratio) - ratio + 1) >= _RARE
+        low, high = (low, middle) if rare else (middle + 1, high)
+    return high
+
+
+@dataclass(frozen=True)
+class GradientSumSettings:
+    """Constants of a clipped gradient sum, which distributed DP-SGD takes one of per step. All are public.
+
+    :param sampling_rate: q, probability with which each record enters a step's sample, 0 < q <= 1.
+    :param nominal_size: the silo's public number of records.
+    :param clip_norm: largest Euclidean norm of one record's gradient, > 0.
+    :param grad_sample: see `DpSgdSettings`.
+    :param max_physical_batch: see `DpSgdSettings`.
+    :param padded_batch: see `DpSgdSettings`.
+    :raises ConfigError: naming the key.
+    """
+
+    sampling_rate: float
+    nominal_size: int
+    clip_norm: float
+    grad_sample: Literal["hooks", "ghost"] = "hooks"
+    max_physical_batch: int | None = None
+    padded_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        self.stepwise()
+
+    @property
+    def largest_sample(self) -> int:
+        """Most records that a step's sum may hold: public."""
+        return largest_sample(self.nominal_size, self.sampling_rate)
+
+    def stepwise(self, clip_norm: float | None = None) -> DpSgdSettings:
+        """The same constants for :class:`secfl.training.dp_step.DpStep`, of which no step is taken."""
+        return DpSgdSettings(
+            self.sampling_rate,
+            self.nominal_size,
+            noise_multiplier=1.0,
+            clip_norm=self.clip_norm if clip_norm is None else clip_norm,
+            learning_rate=1.0,
+            grad_sample=self.grad_sample,
+            max_physical_batch=self.max_physical_batch,
+            padded_batch=self.padded_batch,
+        )
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,15 @@ def study_text(
     return "\n\n".join([*parts, rest]) + "\n"
 
 
+def noised_text(mode: str, silos: tuple[str, ...] = SILOS, **sections: Any) -> str:
+    """The same with noise in sums: ``distributed-dp-sgd`` or ``client-level``."""
+    text = study_text(silos, private=True, **sections)
+    text = text.replace('mode = "local-dp-sgd"', f'mode = "{mode}"').replace("value_range = 4.0\n", "")
+    if mode == "client-level":
+        return text.replace("[privacy]", '[privacy]\nunit = "client"')
+    return text.replace("steps_per_round = 2", "steps_per_round = 1")
+
+
 def write_study(directory: Path, text: str, model: str = MODEL) -> Path:
     """Write the files of a study; return the configuration's path."""
     directory.mkdir(parents=True, exist_ok=True)

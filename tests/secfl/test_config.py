@@ -13,6 +13,7 @@ from secfl.config import load_config, parse_config
 PRIVATE = study_text(private=True, rest="[server]\n\n[simulation]\n\n[model]\n")
 OPEN = study_text()
 POSITIVE = "a number > 0"
+MODES = '"local-dp-sgd" or "distributed-dp-sgd" or "client-level" or "none"'
 NAME = "1 to 64 of a-z 0-9 . _ -, a letter or digit first"
 INCIDENT = '[[simulation.incidents]]\nparty = "east"\nphase = "Unmask"\n'
 
@@ -43,8 +44,8 @@ MISTAKES = [
         "0 cannot",
         "1 to",
     ),
-    ('mode = "local-dp-sgd"', 'mode = "dp"', "training.mode", "'dp' cannot", '"local-dp-sgd" or "none"'),
-    ('mode = "local-dp-sgd"', "mode = 1", "training.mode", "1 cannot be used", '"local-dp-sgd" or "none"'),
+    ('mode = "local-dp-sgd"', 'mode = "dp"', "training.mode", "'dp' cannot", MODES),
+    ('mode = "local-dp-sgd"', "mode = 1", "training.mode", "1 cannot be used", MODES),
     ("clip_norm = 1.0", "", "training.clip_norm", "missing", "a number > 0, required with mode local-dp-sgd"),
     ("clip_norm = 1.0", "clip_norm = -1", "training.clip_norm", "-1 cannot be used", POSITIVE),
     ("clip_norm = 1.0", "clip_norm = inf", "training.clip_norm", "inf cannot be used", POSITIVE),
@@ -139,8 +140,8 @@ def test_a_mistake_is_named_in_one_line_with_what_is_allowed(
 @pytest.mark.parametrize(
     ("section", "line", "key", "problem"),
     [
-        ("[training]", "clip_norm = 1.0", "training.clip_norm", "mode none neither clips nor adds noise"),
-        ("[training]", "noise_multiplier = 1.0", "training.noise_multiplier", "mode none neither clips nor adds noise"),
+        ("[training]", "clip_norm = 1.0", "training.clip_norm", "has no effect with mode none"),
+        ("[training]", "noise_multiplier = 1.0", "training.noise_multiplier", "has no effect with mode none"),
         ("[aggregation]", "[privacy]\nepsilon = 1\ndelta = 1e-5\n[aggregation]", "privacy", "training.mode is none"),
     ],
 )

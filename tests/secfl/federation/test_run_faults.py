@@ -13,8 +13,8 @@ from small_study import PHASES, SILOS, TIGHT, Study, open_study, study_text
 from protocols.errors import FaultReason, PeerFault
 from secfl.engines import Incident
 from secfl.federation.run import RunResult
-from secfl.federation.setup import local_training
 from secfl.federation.silo import Vector
+from secfl.federation.work import local_training
 
 KINDS = ("drop", "lose_reply", "delay")
 CHARGED_PHASE = PHASES.index("MaskedInput")
