@@ -24,8 +24,8 @@ from secfl.encoding.vectors import UNNAMED, Vector
 
 __all__ = ["BLOCKS", "Rotation"]
 
-BLOCKS = (16, 64, 256, 1024, 4096, 16384)
-"""Lengths of a block."""
+BLOCKS = (16, 64, 256, 1024, 4096)
+"""Lengths of a block. Beyond 4096 a linear algebra library would start threads for one product."""
 
 _PIECE = 16384
 """Coordinates worked on at a time, a multiple of every block: 128 KiB of float64."""
@@ -105,9 +105,10 @@ class Rotation:
     def _transform(self, piece: npt.NDArray[np.float64], out: npt.NDArray[np.float64]) -> None:
         """H_m X H_m for each block; ``piece`` is overwritten."""
         side, matrix = self._side, _hadamard(self._side)
-        np.matmul(piece.reshape(-1, side), matrix, out=out.reshape(-1, side))
-        np.copyto(piece, out)
-        np.matmul(matrix, piece.reshape(-1, side, side), out=out.reshape(-1, side, side))
+        squares, rotated = piece.reshape(-1, side, side), out.reshape(-1, side, side)
+        np.matmul(squares, matrix, out=rotated)
+        np.copyto(squares, rotated)
+        np.matmul(matrix, squares, out=rotated)
 
 
 class _Signs:
