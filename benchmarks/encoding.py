@@ -1,6 +1,9 @@
 """What encoding costs: error of the mean, bytes and time a parameter, for 8 to 24 value bits, plain and rotated.
 
     python benchmarks/encoding.py [--json FILE] [--quick]
+    python benchmarks/encoding.py --page
+
+The second writes the kept figures into docs/explanation/encoding.md.
 
 32 clients send updates of 2^20 coordinates, Gaussian or heavy-tailed (Student's t with 3 degrees of freedom); the range
 is the largest magnitude that any of them has, after the rotation where there is one, so that nothing is clipped. The
@@ -34,6 +37,9 @@ VALUE_BITS = (8, 12, 16, 24)
 KINDS = ("gaussian", "heavy-tailed")
 SEED = b"a public seed"
 GOALS = {"plain": 15.0, "rotated": 40.0}
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "benchmarks" / "results" / "encoding.json"
+PAGE = ROOT / "docs" / "explanation" / "encoding.md"
 
 
 def updates(kind: str, clients: int, dimension: int) -> np.ndarray:
@@ -138,11 +144,53 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     Console(width=140).print(table)
 
 
+def page_tables(document: Any) -> str:
+    """The kept figures as they stand on the page."""
+    found = {(row["updates"], row["encoding"], row["value_bits"]): row for row in document["rows"]}
+    errors = [(updates, encoding) for updates in KINDS for encoding in GOALS]
+    lines = [
+        "| value bits | bytes a parameter | "
+        + " | ".join(f"{updates}, {encoding}" for updates, encoding in errors)
+        + " |",
+        "|---" * (2 + len(errors)) + "|",
+    ]
+    for bits in VALUE_BITS:
+        size = found["gaussian", "plain", bits]["bytes_per_parameter"]
+        cells = [f"{found[updates, encoding, bits]['relative_mse']:.1e}" for updates, encoding in errors]
+        lines.append(f"| {bits} | {size:.2f} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for encoding, goal in GOALS.items():
+        spent = max(row["ns_per_parameter"] for row in document["rows"] if row["encoding"] == encoding)
+        lines.append(f"Encode and decode, {encoding}: {spent:.0f} ns a parameter at most (goal: under {goal:.0f}).")
+    lines += [
+        "",
+        "| mechanism | modulus bits | noise inflation | bytes a parameter | ns a parameter |",
+        "|---" * 5 + "|",
+    ]
+    for row in document["mechanism"]:
+        inflation = f"{row['noise_inflation']:.3f}"
+        size, spent = f"{row['bytes_per_parameter']:.2f}", f"{row['ns_per_parameter']:.0f}"
+        lines.append(f"| {row['mechanism']} | {row['modulus_bits']} | {inflation} | {size} | {spent} |")
+    return "\n".join(lines)
+
+
+def rewritten(page: str) -> str:
+    """The page with the kept figures in their place."""
+    begin, end = "<!-- table: encoding -->\n\n", "\n\n<!-- end -->"
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return before + begin + page_tables(json.loads(KEPT.read_text(encoding="utf-8"))) + end + after
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="2^16 coordinates, two turns")
+    parser.add_argument("--page", action="store_true", help="write the kept figures into the page, measure nothing")
     options = parser.parse_args()
+    if options.page:
+        PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     pin_to_one_core()
     dimension, turns = (1 << 16, 2) if options.quick else (1 << 20, 7)
     rows, noised = measure(dimension, turns), mechanisms(dimension, turns)
