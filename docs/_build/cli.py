@@ -42,6 +42,15 @@ _CODES = {
 }
 
 _NOTES = {
+    "budget": """
+Without a configuration give mode, sampling rate, rounds, delta, silos and records, and a noise multiplier or an epsilon.
+Options change what a configuration says; its rounds include the spare ones. With another mode or another number of
+silos the floors are a run's defaults, unless they are given. [How to plan](../how-to/plan-a-budget.md),
+[what the JSON says](budget.md).
+
+Ledgers are verified, read, and left as they are. Without `--roster` each is verified under the key that it names itself,
+which shows slips and damage, not a forger.
+""",
     "resume": "The run must have been begun under the same configuration and the same keys.",
     "compare": """
 What is printed and written is labelled "benchmark, no claim". Every way to train takes the configuration's rounds and

@@ -15,9 +15,10 @@ from secfl.cli.console import console, errors
 from secfl.federation.roster_file import read_roster
 from secfl.privacy.ledger import LedgerSummary, inspect, verify
 
-__all__ = ["app"]
+__all__ = ["app", "public_key_of"]
 
 _LONGEST_LINE = 1 << 20
+_KEY_BYTES = 32
 
 app = typer.Typer(help="Read and verify privacy ledgers.", no_args_is_help=True)
 
@@ -57,7 +58,7 @@ def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:
         public = bytes.fromhex(key)
     except ValueError:
         public = b""
-    if len(public) != 32:
+    if len(public) != _KEY_BYTES:
         problem = f"{key!r} is no public key" if key else "missing"
         raise ConfigError("--key", problem, "64 hex digits, or --roster FILE")
     return public
@@ -66,7 +67,7 @@ def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:
 def _key_in_roster(ledger: Path, path: Path) -> bytes:
     """The key that the roster has for the silo that the ledger says it is of: verifying under it proves the rest."""
     roster = read_roster(path)
-    claimed = _claimed_silo(ledger)
+    claimed = _first_entry(ledger).silo
     members = {str(member.id): member.identity_key for member in roster}
     if claimed not in members:
         raise ConfigError("--roster", f"has no silo {claimed!r}, of which this ledger is", ", ".join(members))
@@ -76,22 +77,40 @@ def _key_in_roster(ledger: Path, path: Path) -> bytes:
     return members[claimed]
 
 
+def public_key_of(ledger: Path, roster: Path | None) -> bytes:
+    """The key that a ledger is to be verified under: its silo's in the roster, or else the one that it names itself.
+
+    :raises ConfigError: the roster cannot be used, or lacks the silo.
+    :raises LedgerCorrupt: the file does not begin like a ledger.
+    """
+    if roster is not None:
+        return _key_in_roster(ledger, roster)
+    try:
+        key = bytes.fromhex(_first_entry(ledger).public_key)
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise LedgerCorrupt(f"{ledger}: its first line does not name a public key")
+    return key
+
+
 class _FirstEntry(msgspec.Struct):
     silo: str
+    public_key: str = ""
 
 
 class _FirstLine(msgspec.Struct):
     entry: _FirstEntry
 
 
-def _claimed_silo(ledger: Path) -> str:
+def _first_entry(ledger: Path) -> _FirstEntry:
     """Whose ledger it claims to be, unverified."""
     try:
         with ledger.open("rb") as file:
-            return msgspec.json.decode(file.readline(_LONGEST_LINE), type=_FirstLine).entry.silo
+            return msgspec.json.decode(file.readline(_LONGEST_LINE), type=_FirstLine).entry
     except FileNotFoundError:
         raise LedgerCorrupt(f"{ledger}: no such ledger") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError):
         raise LedgerCorrupt(f"{ledger}: its first line does not name a silo") from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from secfl.privacy.events import PrivacyEvent, SampledGaussian
 __all__ = ["pld_epsilon", "prv_epsilon"]
 
 _PRV_EPSILON_ERROR = 0.01
+Plan = tuple[tuple[tuple[float, float], int], ...]
+"""Steps by sampling rate and noise multiplier."""
 
 
 def prv_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
@@ -32,19 +35,10 @@ def prv_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
     if not plan:
         return 0.0
     try:
-        from opacus.accountants import PRVAccountant
+        import opacus.accountants  # noqa: F401  before the cache: an answer must not depend on what was asked before
     except ImportError as error:
         raise MissingExtra("the PRV accountant", "train") from error
-    accountant = PRVAccountant()
-    accountant.history = [(noise_multiplier, rate, steps) for (rate, noise_multiplier), steps in plan]
-    # At sampling rate 1 Opacus takes log(1 - 1): minus infinity is the value it means.
-    with np.errstate(divide="ignore"), warnings.catch_warnings():
-        # It only chooses the width of a grid by RDP at orders of its own; their end is no matter.
-        warnings.filterwarnings("ignore", message="Optimal order is the")
-        try:
-            return float(accountant.get_epsilon(delta, eps_error=_PRV_EPSILON_ERROR, delta_error=delta / 1000))
-        except (ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
-            raise PrivacyError(f"Opacus cannot discretise this plan: {type(error).__name__}") from error
+    return _prv(plan, delta)
 
 
 def pld_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
@@ -58,10 +52,33 @@ def pld_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
     if not plan:
         return 0.0
     try:
-        from dp_accounting import dp_event
-        from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+        import dp_accounting.pld  # noqa: F401  as above
     except ImportError as error:
         raise MissingExtra("the PLD accountant", "train") from error
+    return _pld(plan, delta)
+
+
+@lru_cache(maxsize=64)
+def _prv(plan: Plan, delta: float) -> float:
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = [(noise_multiplier, rate, steps) for (rate, noise_multiplier), steps in plan]
+    # At sampling rate 1 Opacus takes log(1 - 1): minus infinity is the value it means.
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        # It only chooses the width of a grid by RDP at orders of its own; their end is no matter.
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        try:
+            return float(accountant.get_epsilon(delta, eps_error=_PRV_EPSILON_ERROR, delta_error=delta / 1000))
+        except (ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
+            raise PrivacyError(f"Opacus cannot discretise this plan: {type(error).__name__}") from error
+
+
+@lru_cache(maxsize=64)
+def _pld(plan: Plan, delta: float) -> float:
+    from dp_accounting import dp_event
+    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+
     accountant = PLDAccountant()
     for (rate, noise_multiplier), steps in plan:
         step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise_multiplier))
@@ -69,11 +86,11 @@ def pld_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def _merged(events: Sequence[PrivacyEvent], accountant: str) -> list[tuple[tuple[float, float], int]]:
+def _merged(events: Sequence[PrivacyEvent], accountant: str) -> Plan:
     """Steps by (sampling rate, noise multiplier), sorted: one discretisation each, and no trace of their order."""
     steps: Counter[tuple[float, float]] = Counter()
     for event in events:
         if not isinstance(event, SampledGaussian):
             raise PrivacyError(f"event: no {accountant} for the kind {type(event).__name__}")
         steps[event.sampling_rate, event.noise_multiplier] += event.steps
-    return sorted(steps.items())
+    return tuple(sorted(steps.items()))

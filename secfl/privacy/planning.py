@@ -302,7 +302,7 @@ def compare_modes(plan: TrainingPlan, epsilon: float) -> tuple[ModeCost, ...]:
     )
     return tuple(
         _mode_cost(
-            plan, epsilon, mean_of, {"mode": mode, "rounds": rounds, "steps_per_round": local, "noise_multiplier": 1e4}
+            plan, epsilon, mean_of, {"mode": mode, "rounds": rounds, "steps_per_round": local, "noise_multiplier": 1.0}
         )
         for mode, rounds, local, mean_of in variants
     )

@@ -34,6 +34,7 @@ def _original_place(tmp_path_factory: pytest.TempPathFactory, secfl: Command) ->
     incident = '[[simulation.incidents]]\nparty = "east"\nphase = "Unmask"\n'
     oneshot = 'protocol = "oneshot"\n'
     studies = {
+        "private": study_text(private=True),
         "shamir": study_text(aggregation='protocol = "shamir"'),
         "phase": study_text(aggregation=oneshot, rest=incident),
         "stranger": study_text(aggregation=f'{oneshot}committee = ["east", "south-east"]'),
@@ -72,6 +73,32 @@ MISTAKES = [
     ("keys new fresh.key", 2, "Missing option '--silo'. Usage: secfl keys new "),
     ("roster apply roster.toml", 2, "Missing argument 'STATEMENT...'. Usage: secfl roster apply "),
     ("version now", 2, "Got unexpected extra argument"),
+    # Budgets.
+    ("budget", 3, "--mode: missing; allowed: a value, or a CONFIG that has it"),
+    ("budget config.toml", 3, "--delta: missing; allowed: a value, or a CONFIG that has it"),
+    ("budget config.toml --delta 1e-5", 3, "--mode: 'none' is no private mode; allowed: one of local-dp-sgd, distr"),
+    ("budget private.toml --mode best", 3, "--mode: 'best' is no private mode; allowed: one of local-dp-sgd, distr"),
+    ("budget absent.toml", 3, "absent.toml: cannot be read: No such file or directory; allowed: a TOML file"),
+    ("budget private.toml --rounds none", 2, "'--rounds': 'none' is not a valid int"),
+    ("budget private.toml --rounds 0", 3, "--rounds: 0; allowed: a whole number from 1 to 1000000000"),
+    ("budget private.toml --epsilon 0", 3, "--epsilon: 0.0; allowed: a number > 0"),
+    ("budget private.toml --epsilon 1 --noise-multiplier 2", 3, "--epsilon, --noise-multiplier: are given both; allo"),
+    ("budget private.toml --noise-multiplier -1", 3, "--noise-multiplier: -1.0; allowed: from 0.001 to 1e+06"),
+    ("budget private.toml --sampling-rate 2", 3, "--sampling-rate: 2.0; allowed: above 0, at most 1"),
+    ("budget private.toml --delta 1e-3", 3, "--delta: 0.001; allowed: at most 1e-05 for 160 records"),
+    ("budget private.toml --delta 0.01", 3, "--delta: 0.01 is at least 1/160: publishing one record in full"),
+    ("budget private.toml --epsilon 0.001", 6, "epsilon: 0.001 at delta 1e-05 is too little for 4 steps at sampling"),
+    ("budget private.toml --colluding 9", 3, "--colluding: 9; allowed: a whole number from 0 to 3"),
+    ("budget private.toml --minimum-contributors 5", 3, "--minimum-contributors: 5; allowed: a whole number from 1 t"),
+    ("budget private.toml --dimension 0", 3, "--dimension: 0; allowed: a whole number from 1 to"),
+    ("budget private.toml --mode client-level --clip-norm 0", 3, "--clip-norm: 0.0; allowed: a float from"),
+    ("budget private.toml --mode distributed-dp-sgd --steps-per-round 2", 3, "--steps-per-round: 2; allowed: a whole"),
+    ("budget private.toml --ledgers", 3, "--ledgers: the configuration has no lifetime ledgers; allowed: a table"),
+    ("budget --ledgers --mode local-dp-sgd --epsilon 1 --delta 1e-6 --rounds 2 --silos 4 --records 99 "
+     "--sampling-rate .1", 3, "--ledgers: needs a CONFIG; allowed: the configuration whose ledgers are meant"),
+    ("budget private.toml --roster roster.toml", 3, "--roster: has no effect without --ledgers; allowed: both, or nei"),
+    ("budget private.toml --figure absent/x.svg", 3, "--figure: there is no directory absent"),
+    ("budget private.toml --figure empty", 2, "'empty' is a directory"),
     # Comparisons.
     ("compare absent.toml", 3, "absent.toml: cannot be read: No such file or directory; allowed: a TOML file"),
     ("compare untested.toml", 3, "evaluation.kind: this configuration does not declare its test records unprotected"),
