@@ -21,6 +21,8 @@ from secfl.federation.committee_keys import (
     load_committee_key,
     renew_committee_key,
 )
+from secfl.federation.identities import ckks_key_path
+from secfl.federation.key_holder_keys import renew_ckks_key
 from secfl.federation.keys import (
     create_key,
     introduce,
@@ -128,6 +130,31 @@ def committee(
         _print_path("for the roster", end_committee_key(key, silo=silo, passphrase=_passphrase).statement_path)
     else:
         _print_committee(renew_committee_key(key, silo=silo, passphrase=_passphrase), key)
+
+
+@app.command("key-holder")
+def key_holder(
+    key: KeyPath,
+    silo: SiloOption = "",
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Put another key in the place of the one there is, which is deleted.")
+    ] = False,
+    record: Annotated[int | None, typer.Option(help="Record of CKKS parameters; left out: the default.")] = None,
+) -> None:
+    """Make the key that opens sums (protocol ckks), its public context, and a statement of it signed by KEY.
+
+    The secret key stands beside KEY, encrypted: it opens with KEY alone.
+    """
+    own = ckks_key_path(key)
+    if own.exists() and not renew:
+        raise ConfigError(str(own), "there is a CKKS key already", "--renew for another one in its place")
+    if renew and not own.exists():
+        raise ConfigError(str(own), "there is no CKKS key", f"no --renew: `secfl keys key-holder {key}`")
+    stated = renew_ckks_key(key, silo=silo, record=record, passphrase=_passphrase)
+    console.print(f"key version: {stated.key.version}", soft_wrap=True)
+    _print_path("secret key", own)
+    _print_path("public context", stated.context_path)
+    _print_path("for the roster, signed", stated.statement_path)
 
 
 @app.command("revoke")

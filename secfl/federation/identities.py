@@ -25,15 +25,19 @@ def ckks_key_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.ckks")
 
 
-def load_or_create_ckks_key(path: Path, identity: SigningKey, entropy: Entropy = os.urandom) -> CkksKey:
+def load_or_create_ckks_key(
+    path: Path, identity: SigningKey, entropy: Entropy = os.urandom, record: int | None = None
+) -> CkksKey:
     """The CKKS key in a file, encrypted under a password that follows from the identity key: it takes both files.
 
+    :param record: of a key that is made; None for the default.
+    :raises UsageError: no such record.
     :raises ConfigError: the file is no CKKS key of this identity key.
     :raises MissingExtra: TenSEAL is not installed.
     """
     password = tagged_hash("ckks key file", identity.private_bytes())
     if not path.exists():
-        key = CkksKey.generate()
+        key = CkksKey.generate() if record is None else CkksKey.generate(record)
         write_new(path, key.seal(password, entropy), mode=0o600)
         return key
     try:
