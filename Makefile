@@ -1,12 +1,12 @@
 # make run   trains the heart example and names the report it wrote
-# make test  lints, types, tests
+# make test  lints, types, tests; make test-engines  deployments of engines, as processes on this machine
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check tests test-slow coverage docs format clean
+.PHONY: run test check tests test-engines test-slow coverage docs format clean
 
 run: $(VENV)/.run
 	$(BIN)/secfl run examples/heart/config.toml
@@ -20,6 +20,10 @@ check: $(VENV)/.dev
 
 tests: $(VENV)/.dev
 	$(BIN)/pytest -n 2
+
+# Deployments share the processor with nothing else: one after another.
+test-engines: $(VENV)/.dev
+	$(BIN)/pytest -m "engines and not slow"
 
 # Statistical tests, long fuzzing, many processes.
 test-slow: $(VENV)/.dev

@@ -113,25 +113,36 @@ class RunRecords:
 
 
 def build_report(
-    plan: Plan, parties: Parties, engine: Engine, result: RunResult, configuration: str, model: bytes
+    plan: Plan,
+    parties: Parties,
+    engine: Engine,
+    result: RunResult,
+    configuration: str,
+    model: bytes,
+    signatures: Mapping[str, str] | None = None,
 ) -> RunReport:
     """Everything about a run that has just ended; each silo signs the head of its ledger.
 
     :param model: content of the final model's file.
+    :param signatures: of silos elsewhere; None if they are in this process and sign here.
     """
     model_hash = hashlib.sha256(model).hexdigest()
     accounts = {name: Account(ledger.state, ledger.head) for name, ledger in parties.ledgers.items()}
-    signatures = {
-        name: sign_head(
-            parties.silos[name].identity.signing_key,
-            run_id=result.run_id,
-            model_hash=model_hash,
-            silo=name,
-            lineage=account.state.genesis.lineage,
-            head=account.head,
-        )
-        for name, account in accounts.items()
-    }
+    signatures = (
+        signatures
+        if signatures is not None
+        else {
+            name: sign_head(
+                parties.silos[name].identity.signing_key,
+                run_id=result.run_id,
+                model_hash=model_hash,
+                silo=name,
+                lineage=account.state.genesis.lineage,
+                head=account.head,
+            )
+            for name, account in accounts.items()
+        }
+    )
     return assemble(
         RunRecords(
             config=plan.config,
@@ -259,7 +270,7 @@ def _silo(records: RunRecords, name: str) -> SiloRow:
         clip_norm=training.clip_norm,
         ledger_head=account.head.hash,
         ledger_sequence=account.head.sequence,
-        head_signature=records.signatures[name],
+        head_signature=records.signatures.get(name, ""),
         public_key=records.keys[name],
         releases=release_rows(state),
     )

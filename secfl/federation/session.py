@@ -17,7 +17,7 @@ from protocols.identity import Roster
 from secfl import engines
 from secfl.config import Config, load_config
 from secfl.events import jsonl_observer
-from secfl.federation.checkpoint import Checkpoint, DirectoryJournal, load_checkpoint
+from secfl.federation.checkpoint import CHECKPOINT, Checkpoint, DirectoryJournal, load_checkpoint
 from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
 from secfl.federation.reporting import build_report
@@ -36,13 +36,14 @@ from secfl.files import write_whole
 from secfl.report.model import RunReport
 from secfl.training import Task
 
-__all__ = ["FinishedRun", "resume", "simulate"]
+__all__ = ["FinishedRun", "begin_run", "evaluator", "origin", "resume", "simulate", "start_of", "torch_threads"]
 
 CONFIGURATION = "config.toml"
 EVENTS = "events.jsonl"
 """What happened, one JSON object a line, for other tools; a resumed run goes on at its end."""
 SERVER = "server.sqlite"
 """Journal of the server's side of the last session."""
+_ORIGIN = "origin.txt"
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,9 @@ def simulate(
     :param randomness: of training and rounding, for tests.
     """
     plan = plan_run(config, directory, task, randomness)
-    run_id = new_run_id(config.run.name, datetime.now(UTC))
-    run_directory = (Path(config.run.output) if output is None else output) / run_id
-    run_directory.mkdir(parents=True)
-    write_whole(run_directory / CONFIGURATION, text.encode())
-    write_whole(run_directory / "origin.txt", f"{directory.resolve()}\n".encode())
-    evaluate = _evaluator(plan)
-    start = first_checkpoint(plan, run_id, _hash(text), evaluate)
-    return _run(plan, text, run_directory, start, evaluate, observer)
+    evaluate = evaluator(plan)
+    run_directory = begin_run(config, text, directory, output)
+    return _run(plan, text, run_directory, start_of(run_directory, plan, text, evaluate), evaluate, observer)
 
 
 def resume(
@@ -98,12 +94,39 @@ def resume(
     :raises ConfigError: no checkpoint, or the configuration is not the one that the run began with.
     """
     config, text = load_config(run_directory / CONFIGURATION)
+    if not (run_directory / CHECKPOINT).exists():
+        load_checkpoint(run_directory)  # says what is missing
+    plan = plan_run(config, origin(run_directory), task, randomness)
+    evaluate = evaluator(plan)
+    return _run(plan, text, run_directory, start_of(run_directory, plan, text, evaluate), evaluate, observer)
+
+
+def begin_run(config: Config, text: str, directory: Path, output: Path | None = None) -> Path:
+    """Make the directory of a run, whose name is the run's, and keep the configuration in it."""
+    run_id = new_run_id(config.run.name, datetime.now(UTC))
+    run_directory = (Path(config.run.output) if output is None else output) / run_id
+    run_directory.mkdir(parents=True)
+    write_whole(run_directory / CONFIGURATION, text.encode())
+    write_whole(run_directory / _ORIGIN, f"{directory.resolve()}\n".encode())
+    return run_directory
+
+
+def origin(run_directory: Path) -> Path:
+    """Directory of the configuration file that a run began with; its relative paths start there."""
+    return Path((run_directory / _ORIGIN).read_text(encoding="utf-8").rstrip("\n"))
+
+
+def start_of(run_directory: Path, plan: Plan, text: str, evaluate: Evaluate | None) -> Checkpoint:
+    """Where a run is to go on: its last checkpoint, or its beginning.
+
+    :raises ConfigError: the configuration is not the one that the run began with.
+    """
+    if not (run_directory / CHECKPOINT).exists():
+        return first_checkpoint(plan, run_directory.name, _hash(text), evaluate)
     start = load_checkpoint(run_directory)
     if start.progress.configuration_hash != _hash(text):
         raise ConfigError(str(run_directory / CONFIGURATION), "was changed since the run began", "the original file")
-    origin = Path((run_directory / "origin.txt").read_text(encoding="utf-8").rstrip("\n"))
-    plan = plan_run(config, origin, task, randomness)
-    return _run(plan, text, run_directory, start, _evaluator(plan), observer)
+    return start
 
 
 def _run(
@@ -164,7 +187,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _evaluator(plan: Plan) -> Evaluate | None:
+def evaluator(plan: Plan) -> Evaluate | None:
     """The metric on pooled test records, where the configuration declares them unprotected."""
     if plan.config.evaluation.kind == "none":
         return None

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from protocols.errors import EncodingError, FaultReason, PolicyRefused, ProtocolError, ServerFault
-from protocols.shape import Entropy, Need
+from protocols.shape import Entropy, Need, Reply
 from protocols.wire import peek_kind
 from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.flower.envelope import Letter, has_letter, own_records, read_letter, write_letter
@@ -18,7 +18,12 @@ from secfl.events import jsonl_observer
 from secfl.federation.silo import LocalTraining, Silo, Vector
 from secfl.registry import offered
 
-__all__ = ["secagg_mod"]
+__all__ = ["OUTSIDE", "attend", "secagg_mod"]
+
+OUTSIDE = (
+    "a training message outside any secure session: an unprotected update never leaves this node "
+    "(is the strategy on the server wrapped in SecureAggregation?)"
+)
 
 
 def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -34,11 +39,7 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     if message.metadata.message_type.partition(".")[0] != "train":
         return _without_arrays(call_next(message, context))
     if not has_letter(message):
-        raise ServerFault(
-            FaultReason.MALFORMED,
-            "a training message outside any secure session: an unprotected update never leaves this node "
-            "(is the strategy on the server wrapped in SecureAggregation?)",
-        )
+        raise ServerFault(FaultReason.MALFORMED, OUTSIDE)
     letter = read_letter(message)
     with NodeHome.open(NodeHome.locate(context.node_config)) as home:
         if letter.kind == "call":
@@ -50,18 +51,33 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
 def _answer(
     home: NodeHome, letter: Letter, message: Message, context: Context, call_next: ClientAppCallable
 ) -> Message:
-    if letter.kind != "request":
-        raise ServerFault(FaultReason.MALFORMED, f"a letter of kind {letter.kind!r}")
+    _require_request(letter)
+    if not letter.terms:
+        return _message(attend(home, letter), message)
     with jsonl_observer(home.path / "local.jsonl", mode=0o600) as notes:
-        if letter.terms:
-            app = _AppTraining(message, context, call_next, Terms.from_bytes(letter.terms), home)
-            model = app.state.astype("<f4").tobytes()
-            silo = _silo(home, letter, Silo, app.training(), app.scheme, weight=app.weight, notes=notes)
-        else:
-            model, silo = b"", _silo(home, letter, _WithoutModel, _NO_TRAINING, _NO_SCHEME)
-        reply = silo.answer(letter.header, letter.chunks, model)
+        app = _AppTraining(message, context, call_next, Terms.from_bytes(letter.terms), home)
+        silo = _silo(home, letter, Silo, app.training(), app.scheme, weight=app.weight, notes=notes)
+        return _message(silo.answer(letter.header, letter.chunks, app.state.astype("<f4").tobytes()), message)
+
+
+def _message(reply: Reply, message: Message) -> Message:
     content = write_letter(Letter("answer", reply.header, reply.chunks, reply.trailer))
     return Message(content, reply_to=message)
+
+
+def attend(home: NodeHome, letter: Letter) -> Reply:
+    """Answer a request for anything but the vector.
+
+    :raises PeerFault: a request that must not be, among them one for the vector.
+    """
+    _require_request(letter)
+    silo = _silo(home, letter, _WithoutModel, _NO_TRAINING, _NO_SCHEME)
+    return silo.answer(letter.header, letter.chunks, b"")
+
+
+def _require_request(letter: Letter) -> None:
+    if letter.kind != "request":
+        raise ServerFault(FaultReason.MALFORMED, f"a letter of kind {letter.kind!r}")
 
 
 def _silo(

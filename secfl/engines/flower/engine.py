@@ -48,6 +48,8 @@ class FlowerEngine:
     :param roster: the pinned public keys; nodes are matched to its members by a signed roll call, once a run.
     :param deadline_seconds: after which a phase closes without those who have not answered.
     :param action: see `Exchange`.
+    :param credentials: what nodes compare before they answer a call, such as a configuration's hash.
+    :param heard: told of every answer to a request, with the party's name, before it counts; what it raises refuses it.
     """
 
     name: ClassVar[str] = "flower"
@@ -60,17 +62,23 @@ class FlowerEngine:
         *,
         deadline_seconds: float = 600.0,
         action: str = "train",
+        credentials: bytes = b"",
+        heard: Callable[[str, Letter], None] | None = None,
         entropy: Entropy = os.urandom,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.deadline_seconds = deadline_seconds
         self.refused: dict[int, SecflError] = {}
-        """Nodes that answered a call and were not who they said, or are nobody in the roster."""
+        """Nodes that are not who they say, or nobody in the roster."""
+        self.errors: dict[int, SecflError] = {}
+        """What nodes said instead of answering the call."""
         self._grid = grid
         self._roster = roster
-        self._exchange = Exchange(grid, action, clock)
+        self.exchange = Exchange(grid, action, clock)
+        self._credentials = credentials
+        self.heard = heard
         self._entropy = entropy
-        self._clock = clock
+        self.clock = clock
         self._nodes: dict[str, int] = {}
         self._silent: dict[int, int] = {}
 
@@ -80,10 +88,11 @@ class FlowerEngine:
         known = set(self._nodes.values()) | set(self.refused)
         asked = sorted(node for node in connected - known if self._silent.get(node, 0) < TRIES)
         nonce = self._entropy(32)
-        letters = ((node, call(nonce), RecordDict()) for node in asked)
+        letters = ((node, call(nonce, self._credentials), RecordDict()) for node in asked)
         silent = set(asked)
-        for reply in self._exchange.replies(letters, min(CALL_SECONDS, self.deadline_seconds), "secfl"):
+        for reply in self.exchange.replies(letters, min(CALL_SECONDS, self.deadline_seconds), "secfl"):
             if reply.letter is None:
+                self.errors[reply.node] = reply.error or ProtocolError("no answer")
                 continue
             silent.discard(reply.node)
             try:
@@ -96,6 +105,14 @@ class FlowerEngine:
             self._silent[node] = self._silent.get(node, 0) + 1
         return {party: node for party, node in self._nodes.items() if node in connected}
 
+    def ask(self, letter: Letter) -> dict[str, Letter]:
+        """Send one letter to every party that is connected; what they answer, by party."""
+        nodes = self.call_roll()
+        parties = {node: party for party, node in nodes.items()}
+        letters = ((node, letter, RecordDict()) for node in parties)
+        replies = self.exchange.replies(letters, min(CALL_SECONDS, self.deadline_seconds), "secfl")
+        return {parties[reply.node]: reply.letter for reply in replies if reply.letter is not None}
+
     def run_session(self, server: ServerSession, context: bytes) -> Carried:
         """See `Engine.run_session`; the model travels as one flat array."""
         model = Array(np.frombuffer(context, np.dtype("<f4")))
@@ -106,7 +123,7 @@ class FlowerEngine:
         nodes = self.call_roll()
         phases: list[PhaseRecord] = []
         while server.phase is not None:
-            carrier = _Phase(self._exchange, server, payload, nodes, self.deadline_seconds, self._clock)
+            carrier = _Phase(self, server, payload, nodes)
             phases.append(carrier.run())
             if carrier.failure is not None:
                 return Carried(None, carrier.failure, tuple(phases))
@@ -116,17 +133,10 @@ class FlowerEngine:
 class _Phase:
     """Carries one phase and counts."""
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        server: ServerSession,
-        payload: Payload,
-        nodes: dict[str, int],
-        deadline: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._exchange, self._server, self._payload = exchange, server, payload
-        self._nodes, self._deadline, self._clock = nodes, deadline, clock
+    def __init__(self, engine: FlowerEngine, server: ServerSession, payload: Payload, nodes: dict[str, int]) -> None:
+        self._exchange, self._server, self._payload = engine.exchange, server, payload
+        self._nodes, self._deadline, self._clock = nodes, engine.deadline_seconds, engine.clock
+        self._heard = engine.heard
         self._parties = {node: party for party, node in nodes.items()}
         self._phase = server.phase or ""
         self._up = self._down = 0
@@ -186,6 +196,8 @@ class _Phase:
             return
         letter = reply.letter
         try:
+            if self._heard is not None:
+                self._heard(party, letter)
             answer = Reply(ClientId(party), letter.header, letter.chunks, letter.trailer)
             upload(self._server, answer, self._count_up)
         except SecflError as error:

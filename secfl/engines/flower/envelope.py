@@ -31,9 +31,9 @@ _FIELDS: dict[str, type] = {"kind": str, "header": bytes, "trailer": bytes, "chu
 class Letter:
     """One of our messages.
 
-    :param kind: ``call`` (who are you?), ``request``, or ``answer`` to either.
-    :param terms: what the server proposes beside the session (`secfl.engines.flower.terms`), with a request for a
-        vector.
+    :param kind: ``call`` (who are you?), ``request``, ``ledger`` (of a study alone), or ``answer`` to any.
+    :param terms: what goes beside the session: with a request for an app's vector what the server proposes
+        (`secfl.engines.flower.terms`), with a silo's answer in a study its ledger.
     """
 
     kind: str

@@ -26,9 +26,12 @@ class _Answer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     roster_hash: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
-def call(nonce: bytes) -> Letter:
-    """The server's call."""
-    return Letter("call", nonce)
+def call(nonce: bytes, credentials: bytes = b"") -> Letter:
+    """The server's call.
+
+    :param credentials: what a node compares before it answers.
+    """
+    return Letter("call", nonce, terms=credentials)
 
 
 def answer_call(letter: Letter, identity: Identity, roster: Roster, run_id: int, node_id: int) -> Letter:

@@ -1,0 +1,1 @@
+"""Four hospitals: a Flower app."""

@@ -1,0 +1,1 @@
+"""An app whose training is arithmetic."""
