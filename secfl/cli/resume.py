@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from secfl.cli.progress import RoundsProgress
-from secfl.cli.run import finish, require_report_extra
+from secfl.cli.run import finish, flower, require_report_extra
 from secfl.config import load_config
-from secfl.federation.session import CONFIGURATION
+from secfl.federation.session import CONFIGURATION, ENGINE_FILE
 from secfl.federation.session import resume as resume_run
 
 __all__ = ["resume"]
@@ -23,5 +23,8 @@ def resume(
     require_report_extra()
     settings, _text = load_config(directory / CONFIGURATION)
     with RoundsProgress(settings) as progress:
-        finished = resume_run(directory, observer=progress.show)
-    finish(finished)
+        if (directory / ENGINE_FILE).exists():
+            _, report = flower().relaunch(directory, observer=progress.show)
+        else:
+            report = resume_run(directory, observer=progress.show).report
+    finish(report, directory)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,11 +17,18 @@ from secfl.cli.console import console
 from secfl.cli.errors import HALTED
 from secfl.cli.progress import RoundsProgress
 from secfl.config import load_config
-from secfl.federation.session import FinishedRun, simulate
+from secfl.federation.session import simulate
 from secfl.report import write_report
 from secfl.report.model import RunReport
 
-__all__ = ["finish", "require_report_extra", "run"]
+__all__ = ["EngineName", "finish", "flower", "require_report_extra", "run"]
+
+
+class EngineName(StrEnum):
+    """Engines that `secfl run` knows."""
+
+    EMBEDDED = "embedded"
+    FLOWER = "flower"
 
 
 def run(
@@ -31,13 +39,34 @@ def run(
             help="Directory for the run's directory; default: run.output of the configuration.", file_okay=False
         ),
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="Who carries the messages: `embedded` has all parties in this process; `flower` starts a SuperLink "
+            "and a SuperNode for each party on this machine, and stops them at the end."
+        ),
+    ] = EngineName.EMBEDDED,
 ) -> None:
-    """Train as the configuration says, all parties in this process, and write the report."""
+    """Train as the configuration says and write the report."""
     settings, text = load_config(config)
     require_report_extra()
     with RoundsProgress(settings) as progress:
-        finished = simulate(settings, text, config.resolve().parent, output=output, observer=progress.show)
-    finish(finished)
+        if engine is EngineName.FLOWER:
+            directory, report = flower().launch(config, output=output, observer=progress.show)
+        else:
+            finished = simulate(settings, text, config.resolve().parent, output=output, observer=progress.show)
+            directory, report = finished.directory, finished.report
+    finish(report, directory)
+
+
+def flower() -> Any:
+    """What starts runs on Flower.
+
+    :raises MissingExtra: the extra ``flower`` is not installed.
+    """
+    from secfl.engines.flower import launch
+
+    return launch
 
 
 def require_report_extra() -> None:
@@ -49,17 +78,17 @@ def require_report_extra() -> None:
         raise MissingExtra("the HTML report", "report")
 
 
-def finish(finished: FinishedRun) -> None:
+def finish(report: RunReport, directory: Path) -> None:
     """Write the report, show the result; the last line names the report.
 
     :raises Exit: with `HALTED`, of a run that ended before its plan.
     """
-    page = write_report(finished.report, finished.directory)
-    _print_tables(finished.report)
-    halted = finished.report.status == "halted"
+    page = write_report(report, directory)
+    _print_tables(report)
+    halted = report.status == "halted"
     if halted:
-        console.print(f"[bold red]halted[/]: {escape(finished.report.status_reason)}", soft_wrap=True)
-    console.print(f"Model: {escape(str(finished.directory / 'model.safetensors'))}", soft_wrap=True)
+        console.print(f"[bold red]halted[/]: {escape(report.status_reason)}", soft_wrap=True)
+    console.print(f"Model: {escape(str(directory / 'model.safetensors'))}", soft_wrap=True)
     console.print(f"Report: {escape(str(page))}", soft_wrap=True)
     if halted:
         raise typer.Exit(HALTED)

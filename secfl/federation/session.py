@@ -43,6 +43,8 @@ EVENTS = "events.jsonl"
 """What happened, one JSON object a line, for other tools; a resumed run goes on at its end."""
 SERVER = "server.sqlite"
 """Journal of the server's side of the last session."""
+ENGINE_FILE = "engine.txt"
+"""In a run's directory: its engine, where that is not the embedded one."""
 _ORIGIN = "origin.txt"
 
 

@@ -43,7 +43,9 @@ __all__ = [
     "Parties",
     "Plan",
     "encoding_scheme",
+    "floors_of",
     "noise_multipliers",
+    "open_ledger",
     "plan_run",
     "server_optimiser",
     "set_up_parties",
@@ -268,7 +270,8 @@ class _SetUp:
 
     def silo(self, settings: SiloSettings, ledgers: dict[str, Ledger]) -> Silo:
         plan, name = self.plan, settings.name
-        ledger = _ledger(plan, settings, self.identities[name], self.home) if plan.private else None
+        path = self.home / name / f"{plan.config.ledger.lineage}.ledger"
+        ledger = open_ledger(plan, settings, self.identities[name], path) if plan.private else None
         if ledger is not None:
             ledgers[name] = self.resources.enter_context(ledger)
         rounds, policy = plan.config.rounds, _policy(plan)
@@ -308,23 +311,34 @@ class _SetUp:
         return store
 
 
-def _policy(plan: Plan) -> ClientPolicy:
-    """The simulated silos' floors: those of the configuration, else the library's own."""
+def floors_of(config: Config, value_range: int = 0) -> ClientPolicy:
+    """The floors of a silo that agreed to a configuration: those in it, else the library's own.
+
+    :param value_range: see `ClientPolicy`.
+    """
     default = ClientPolicy()
     return ClientPolicy(
-        protocols=frozenset({plan.config.aggregation.protocol}),
-        minimum_cohort=min(default.minimum_cohort, plan.config.cohort_size),
-        minimum_contributors=plan.config.minimum_contributors,
-        collusion_bound=plan.config.collusion_bound,
-        value_range=plan.scheme.largest_entry,
+        protocols=frozenset({config.aggregation.protocol}),
+        minimum_cohort=min(default.minimum_cohort, config.cohort_size),
+        minimum_contributors=config.minimum_contributors,
+        collusion_bound=config.collusion_bound,
+        value_range=value_range,
     )
 
 
-def _ledger(plan: Plan, silo: SiloSettings, identity: Identity, home: Path) -> Ledger:
+def _policy(plan: Plan) -> ClientPolicy:
+    return floors_of(plan.config, plan.scheme.largest_entry)
+
+
+def open_ledger(plan: Plan, silo: SiloSettings, identity: Identity, path: Path) -> Ledger:
+    """A silo's ledger under a plan, made if there is none.
+
+    :raises PrivacyError: it cannot be used.
+    :raises ConfigError: it began with another budget.
+    """
     config = plan.config
     if config.privacy is None:
         raise ConfigError("privacy", "missing")
-    path = home / silo.name / f"{config.ledger.lineage}.ledger"
     if path.exists() or path.with_name(path.name + ".mark").exists():
         return _opened(path, identity, config.privacy)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from protocols.errors import EncodingError, FaultReason, PolicyRefused, ProtocolError, ServerFault
+from protocols.session import ClientPolicy
 from protocols.shape import Entropy, Need, Reply
 from protocols.wire import peek_kind
 from secfl.encoding import EncodingScheme, TensorLayout
@@ -65,13 +68,14 @@ def _message(reply: Reply, message: Message) -> Message:
     return Message(content, reply_to=message)
 
 
-def attend(home: NodeHome, letter: Letter) -> Reply:
+def attend(home: NodeHome, letter: Letter, policy: ClientPolicy | None = None) -> Reply:
     """Answer a request for anything but the vector.
 
+    :param policy: floors; the node's own by default.
     :raises PeerFault: a request that must not be, among them one for the vector.
     """
     _require_request(letter)
-    silo = _silo(home, letter, _WithoutModel, _NO_TRAINING, _NO_SCHEME)
+    silo = _silo(home, letter, _WithoutModel, _NO_TRAINING, _NO_SCHEME, policy=policy)
     return silo.answer(letter.header, letter.chunks, b"")
 
 
@@ -81,21 +85,28 @@ def _require_request(letter: Letter) -> None:
 
 
 def _silo(
-    home: NodeHome, letter: Letter, kind: type[Silo], training: LocalTraining, scheme: EncodingScheme, **options: object
+    home: NodeHome,
+    letter: Letter,
+    kind: type[Silo],
+    training: LocalTraining,
+    scheme: EncodingScheme,
+    *,
+    policy: ClientPolicy | None = None,
+    **options: Any,
 ) -> Silo:
     protocol, _ = peek_kind(letter.header)
     everybody = [str(member.id) for member in home.roster]
     return kind(
         home.identity,
         home.roster,
-        home.policy(protocol),
+        policy or home.policy(protocol),
         store=home.store,
         training=training,
         scheme=scheme,
         protocol=protocol,
         roles=offered(protocol).roles(home.identity, home.roster, everybody),
         state=home.sessions,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

@@ -24,7 +24,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,14 +201,17 @@ class Deployment:
         listed = _json(self.flwr("list", CONNECTION, "--run-id", str(run), "--format", "json"))
         return str(listed["runs"][0]["status"])
 
-    def wait(self, run: int, seconds: float) -> str:
+    def wait(self, run: int, seconds: float, meanwhile: Callable[[], None] | None = None) -> str:
         """Wait for the end of a run; its status.
 
+        :param meanwhile: called every now and then.
         :raises ProtocolError: it goes on.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             status = self.status(run)
+            if meanwhile is not None:
+                meanwhile()
             if status.startswith("finished"):
                 return status
             time.sleep(RUN_POLL_SECONDS)

@@ -35,7 +35,7 @@ class Payload:
     """What goes beside a request for a vector.
 
     :param records: the model and settings, as an app expects them.
-    :param terms: see `secfl.engines.flower.terms`.
+    :param terms: see `secfl.engines.flower.terms`; in a study the run's name.
     """
 
     records: RecordDict = field(repr=False)
@@ -114,9 +114,10 @@ class FlowerEngine:
         return {parties[reply.node]: reply.letter for reply in replies if reply.letter is not None}
 
     def run_session(self, server: ServerSession, context: bytes) -> Carried:
-        """See `Engine.run_session`; the model travels as one flat array."""
+        """See `Engine.run_session`; the model travels as one flat array, and the run's name with it."""
         model = Array(np.frombuffer(context, np.dtype("<f4")))
-        return self.carry(server, Payload(RecordDict({CONTEXT: ArrayRecord({"model": model})})))
+        records = RecordDict({CONTEXT: ArrayRecord({"model": model})})
+        return self.carry(server, Payload(records, server.parameters.run_id.encode()))
 
     def carry(self, server: ServerSession, payload: Payload) -> Carried:
         """Run a session to its end."""

@@ -28,7 +28,7 @@ def train(message: Message, context: Context) -> Message:
         values = array.numpy()
         shift = float(node["shift"]) + np.arange(values.size).reshape(values.shape) * 0.01
         trained[name] = Array((values + shift).astype(np.float32))
-    metrics = MetricRecord({"num-examples": int(node["examples"]), "train-loss": 0.8675309})
+    metrics = MetricRecord({"num-examples": int(node["examples"]), "train-loss": 7.654321 * float(node["shift"])})
     return Message(RecordDict({"arrays": ArrayRecord(trained), "metrics": metrics}), reply_to=message)
 
 

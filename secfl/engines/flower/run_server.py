@@ -1,0 +1,118 @@
+"""The server's end of `secfl run --engine flower`: rounds, checkpoints and report of a run, in a ServerApp."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from flwr.app import Context
+from flwr.serverapp import Grid
+
+from protocols.errors import ConfigError
+from protocols.identity import Roster
+from secfl.config import load_config
+from secfl.engines.flower.engine import FlowerEngine
+from secfl.engines.flower.envelope import Letter
+from secfl.engines.flower.study import HeadRequest, configuration_digest
+from secfl.events import jsonl_observer
+from secfl.federation.roster_file import ROSTER_NAME, read_roster
+from secfl.privacy.ledger_copy import LedgerCopy
+
+__all__ = ["PUBLIC_CONTEXT", "RUN_DIRECTORY", "serve_study"]
+
+RUN_DIRECTORY = "run-directory"
+"""Key of the run's configuration: absolute path of the run's directory, on the SuperLink's machine."""
+PUBLIC_CONTEXT = "public-context.bin"
+"""In the run's directory: the key holder's public context, with protocol ckks."""
+
+
+class _Remote:
+    """A party that answers over Flower."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class RemoteParties:
+    """The parties as the server knows them: names, keys, and copies of ledgers as they come in.
+
+    It stands where a simulation has `secfl.federation.setup.Parties`.
+    """
+
+    def __init__(self, roster: Roster, silos: tuple[str, ...], directory: Path, public_context: bytes) -> None:
+        self.roster = roster
+        self.silos = {name: _Remote(name) for name in silos}
+        self.ledgers: dict[str, LedgerCopy] = {}
+        self.signatures: dict[str, str] = {}
+        self.public_context = public_context
+        self._directory = directory
+
+    def heard(self, party: str, letter: Letter) -> None:
+        """Take the ledger that came with an answer.
+
+        :raises LedgerCorrupt: it is not that party's, or older than the copy at hand; the answer does not count.
+        """
+        if not letter.terms or party not in self.silos:
+            return
+        if party in self.ledgers:
+            self.ledgers[party].update(letter.terms)
+        else:
+            path = self._directory / "copies" / f"{party}.ledger"
+            self.ledgers[party] = LedgerCopy(path, self.roster.member(party).identity_key, letter.terms)
+
+    def sign_heads(self, engine: FlowerEngine, run_id: str, model_hash: str) -> None:
+        """Ask every silo for its ledger as it stands now, and for its signature over the head."""
+        request = Letter("ledger", msgspec.msgpack.encode(HeadRequest(run_id, model_hash)))
+        for party, letter in engine.ask(request).items():
+            self.heard(party, letter)
+            if party in self.ledgers:
+                self.signatures[party] = letter.trailer.decode("ascii", "replace")
+
+
+def serve_study(grid: Grid, context: Context) -> None:
+    """The whole server app: go on from the checkpoint if there is one, run the rounds, write model and report.
+
+    :raises ConfigError: the run's directory does not hold what it should.
+    """
+    from secfl.federation import session
+    from secfl.federation.checkpoint import DirectoryJournal
+    from secfl.federation.reporting import build_report
+    from secfl.federation.run import run_rounds, write_model
+    from secfl.federation.setup import plan_run
+    from secfl.report import write_report
+
+    directory = _run_directory(context)
+    config, text = load_config(directory / session.CONFIGURATION)
+    plan = plan_run(config, session.origin(directory))
+    public = directory / PUBLIC_CONTEXT
+    names = tuple(silo.name for silo in config.silo)
+    roster = read_roster(directory / ROSTER_NAME)
+    parties = RemoteParties(roster, names, directory, public.read_bytes() if public.exists() else b"")
+    engine = FlowerEngine(
+        grid,
+        roster,
+        deadline_seconds=config.aggregation.deadline_seconds,
+        credentials=configuration_digest(text),
+        heard=parties.heard,
+    )
+    evaluate = session.evaluator(plan)
+    with ExitStack() as resources:
+        resources.enter_context(session.torch_threads(config.run.threads))
+        events = resources.enter_context(jsonl_observer(directory / session.EVENTS))
+        start = session.start_of(directory, plan, text, evaluate)
+        known: Any = parties  # it has what a run and its report ask of parties
+        result = run_rounds(plan, known, engine, start, DirectoryJournal(directory), evaluate=evaluate, events=events)
+        model = write_model(directory, plan, result.state).read_bytes()
+        parties.sign_heads(engine, result.run_id, hashlib.sha256(model).hexdigest())
+        report = build_report(plan, known, engine, result, text, model, parties.signatures)
+    write_report(report, directory)
+
+
+def _run_directory(context: Context) -> Path:
+    named = context.run_config.get(RUN_DIRECTORY)
+    if not isinstance(named, str) or not Path(named).is_absolute() or not Path(named).is_dir():
+        raise ConfigError(RUN_DIRECTORY, f"{named!r} is no folder", "the absolute path of a run's directory")
+    return Path(named)
