@@ -16,9 +16,9 @@ from protocols.errors import ConfigError, MissingExtra
 from secfl.files import write_whole
 from secfl.report.model import RoundRow
 
-__all__ = ["CHECKPOINT", "Checkpoint", "DirectoryJournal", "Journal", "Progress", "load_checkpoint"]
+__all__ = ["FILE", "Checkpoint", "DirectoryJournal", "Journal", "Progress", "load_checkpoint"]
 
-CHECKPOINT = "checkpoint.safetensors"
+FILE = "checkpoint.safetensors"
 """Name of the file."""
 _MOMENT = "moment/"
 _STATE = "state"
@@ -114,7 +114,7 @@ class DirectoryJournal:
         tensors = {_STATE: np.ascontiguousarray(checkpoint.state)}
         tensors |= {f"{_MOMENT}{name}": np.ascontiguousarray(moment) for name, moment in checkpoint.moments.items()}
         metadata = {"progress": msgspec.json.encode(checkpoint.progress).decode()}
-        write_whole(self._directory / CHECKPOINT, save(tensors, metadata=metadata))
+        write_whole(self._directory / FILE, save(tensors, metadata=metadata))
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
@@ -122,7 +122,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
     :raises ConfigError: there is none, or it is damaged.
     """
-    path = directory / CHECKPOINT
+    path = directory / FILE
     if not path.is_file():
         raise ConfigError(str(path), "no checkpoint", "the directory of a run that had begun")
     numpy_format = _safetensors()

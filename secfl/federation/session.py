@@ -17,7 +17,7 @@ from protocols.identity import Roster
 from secfl import engines
 from secfl.config import Config, load_config
 from secfl.events import jsonl_observer
-from secfl.federation.checkpoint import CHECKPOINT, Checkpoint, DirectoryJournal, load_checkpoint
+from secfl.federation.checkpoint import FILE, Checkpoint, DirectoryJournal, load_checkpoint
 from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
 from secfl.federation.reporting import build_report
@@ -96,7 +96,7 @@ def resume(
     :raises ConfigError: no checkpoint, or the configuration is not the one that the run began with.
     """
     config, text = load_config(run_directory / CONFIGURATION)
-    if not (run_directory / CHECKPOINT).exists():
+    if not (run_directory / FILE).exists():
         load_checkpoint(run_directory)  # says what is missing
     plan = plan_run(config, origin(run_directory), task, randomness)
     evaluate = evaluator(plan)
@@ -123,7 +123,7 @@ def start_of(run_directory: Path, plan: Plan, text: str, evaluate: Evaluate | No
 
     :raises ConfigError: the configuration is not the one that the run began with.
     """
-    if not (run_directory / CHECKPOINT).exists():
+    if not (run_directory / FILE).exists():
         return first_checkpoint(plan, run_directory.name, _hash(text), evaluate)
     start = load_checkpoint(run_directory)
     if start.progress.configuration_hash != _hash(text):

@@ -13,7 +13,7 @@ from secfl.config import Config, load_config
 from secfl.engines.flower.deployment import Deployment, NodeSettings
 from secfl.engines.flower.run_server import PUBLIC_CONTEXT, RUN_DIRECTORY
 from secfl.engines.flower.study import STUDY
-from secfl.federation.checkpoint import CHECKPOINT, load_checkpoint
+from secfl.federation.checkpoint import FILE, load_checkpoint
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.roster_file import ROSTER_NAME, read_roster, write_roster
 from secfl.federation.session import CONFIGURATION, ENGINE_FILE, begin_run, origin
@@ -81,7 +81,7 @@ def _run(config: Config, directory: Path, observer: Observer | None) -> RunRepor
 
         def look() -> None:
             nonlocal seen
-            if observer is not None and (directory / CHECKPOINT).exists():
+            if observer is not None and (directory / FILE).exists():
                 rounds = load_checkpoint(directory).progress.rounds
                 for row in rounds[seen:]:
                     observer(row)
