@@ -108,7 +108,7 @@ class Deployment:
             self._register(party)
         for party in self.nodes:
             self.start_node(party)
-        self._wait_online(len(self.nodes))
+        self.wait_online(len(self.nodes))
 
     def start_superlink(self) -> None:
         """Start the SuperLink, on the port that it had before if there is one, and wait until it answers."""
@@ -222,6 +222,10 @@ class Deployment:
         nodes = _json(self.flwr("supernode", "list", CONNECTION, "--format", "json"))["nodes"]
         return sum(node["status"] == "online" for node in nodes)
 
+    def wait_online(self, number: int) -> None:
+        """Wait until the SuperLink hears from so many nodes."""
+        self._wait(lambda: self.online() >= number, "SuperNodes", self.directory / "superlink" / "superlink.log")
+
     # -- the machinery -------------------------------------------------------------------------------------------------
 
     def _register(self, party: str) -> None:
@@ -229,9 +233,6 @@ class Deployment:
         files.mkdir(parents=True, exist_ok=True)
         if write_node_key(files / "supernode.key"):
             self.flwr("supernode", "register", str(files / "supernode.key.pub"), CONNECTION, "--name", party)
-
-    def _wait_online(self, number: int) -> None:
-        self._wait(lambda: self.online() >= number, "SuperNodes", self.directory / "superlink" / "superlink.log")
 
     def _wait(self, done: Any, what: str, log: Path) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -25,7 +25,7 @@ __all__ = ["CONTEXT", "FlowerEngine", "Payload"]
 
 CONTEXT = "secfl.context"
 """Name of the record with the global model, where no app of somebody else's has its own."""
-CALL_SECONDS = 120.0
+CALL_SECONDS = 300.0
 TRIES = 3
 """Calls to a node that does not answer, before it is left alone for the run."""
 
