@@ -27,8 +27,9 @@ from secfl.engines.flower.envelope import Letter, has_letter, read_letter, write
 from secfl.engines.flower.home import NodeHome
 from secfl.engines.flower.roll_call import answer_call
 from secfl.events import jsonl_observer
-from secfl.federation.setup import floors_of, local_training, open_ledger, plan_run
+from secfl.federation.setup import floors_of, open_ledger, plan_run
 from secfl.federation.silo import Silo
+from secfl.federation.work import contribution, own_scheme
 from secfl.privacy.ledger_replay import Replay
 from secfl.report.signatures import sign_head
 
@@ -147,8 +148,8 @@ def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, run_
             home.roster,
             policy,
             store=home.store,
-            training=local_training(plan, settings),
-            scheme=plan.scheme,
+            training=contribution(plan, settings),
+            scheme=own_scheme(plan, policy),
             weight=plan.weights[settings.name],
             protocol=study.config.aggregation.protocol,
             roles=study.config.cast.roles(settings.name),

@@ -12,7 +12,7 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from loopback import RUN, LoopbackGrid
 from safetensors.numpy import load_file
-from small_study import SILOS, study_text, write_study
+from small_study import SILOS, noised_text, study_text, write_study
 
 from protocols.errors import ConfigError
 from protocols.identity import Roster
@@ -81,11 +81,21 @@ def test_the_same_seeds_give_the_same_model_as_the_embedded_engine_bit_for_bit(t
     assert report.evaluation.value == embedded.report.evaluation.value
 
 
-def test_with_privacy_the_report_has_every_silos_ledger_signed(tmp_path: Path) -> None:
-    deployed = Deployed(tmp_path, study_text(private=True, aggregation='protocol = "oneshot"'))
+PRIVATE = {
+    "local-dp-sgd": study_text(private=True, aggregation='protocol = "oneshot"'),
+    "distributed-dp-sgd": noised_text("distributed-dp-sgd", aggregation='protocol = "oneshot"'),
+    "client-level": noised_text("client-level", aggregation='protocol = "oneshot"', epsilon=20.0),
+}
+
+
+@pytest.mark.parametrize("mode", PRIVATE)
+def test_in_every_privacy_mode_the_report_has_every_silos_ledger_signed(tmp_path: Path, mode: str) -> None:
+    deployed = Deployed(tmp_path, PRIVATE[mode])
     report = deployed.run(deployed.grid())
     config, text = load_config(deployed.path)
     embedded = simulate(config, text, deployed.path.parent, output=tmp_path / "embedded").report
+    assert (report.status, report.status_reason) == ("completed", "")
+    assert [claim.sentence for claim in report.claims] == [claim.sentence for claim in embedded.claims]
     assert [silo.spent_epsilon for silo in report.silos] == [silo.spent_epsilon for silo in embedded.silos]
     assert all(silo.spent_epsilon for silo in report.silos)
     assert all(len(silo.head_signature) == 128 for silo in report.silos)
