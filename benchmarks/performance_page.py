@@ -1,4 +1,4 @@
-"""Write the tables on docs/explanation/performance.md that come from the kept results of two benchmarks.
+"""Write the tables on pages of the documentation that come from the kept results of two benchmarks.
 
     python benchmarks/performance_page.py
 
@@ -15,6 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
+CHOICE = ROOT / "docs" / "how-to" / "choose-protocol.md"
+ONESHOT = ROOT / "docs" / "explanation" / "oneshot.md"
 
 
 def results(name: str) -> Any:
@@ -66,23 +68,72 @@ def billion() -> Iterator[str]:
             yield line(row["step"], *seconds, *(f"{row[key] / 1e9:.2f} GB" for key in ("peak memory", "peak disk")))
 
 
-TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    "secret sums": side_by_side,
-    "figures to reach": figures,
-    "a billion entries": billion,
+def found_at(n: int, d: int) -> dict[tuple[str, float | None], Any]:
+    return {
+        (row["scheme"], row["dropouts"]): row
+        for row in results("homomorphic.json")["rows"]
+        if (row["n"], row["d"]) == (n, d)
+    }
+
+
+def choice() -> Iterator[str]:
+    """Milliseconds and megabytes of a round, three protocols side by side."""
+    yield measured(results("homomorphic.json"))
+    for n in (10, 100):
+        yield from choice_of(n, 10**6)
+        yield ""
+
+
+def choice_of(n: int, d: int) -> Iterator[str]:
+    rows = found_at(n, d)
+    columns = [(rows[name, 0.0], rows[name, 0.3]) for name in ("SecAgg", "one-shot")]
+    columns.append((rows["CKKS (TenSEAL)", None],) * 2)
+    yield line(f"n = {n}, d = 10^{len(str(d)) - 1}, 16-bit values", "`secagg`", "`oneshot`", "`ckks`, TenSEAL's part")
+    yield "|---" * 4 + "|"
+
+    def times(name: str, key: str, lost: int) -> str:
+        return line(name, *(f"{short(row[lost][key] * d / 1e6)} ms" for row in columns))
+
+    yield times("a client, in all", "client", 0)
+    yield line("its vector", *(f"{short(row[0]['vector_bytes'] * d / 1e6)} MB" for row in columns))
+    others = (f"{short(row[0]['other_bytes'] / 1e3)} kB" if row[0]["other_bytes"] else "" for row in columns)
+    yield line("shares, keys, signatures", *others)
+    yield times("server, for one vector", "upload", 0)
+    yield times("opening, nobody lost", "opening", 0)
+    yield times("opening, 30 % lost", "opening", 1)
+
+
+def relatives() -> Iterator[str]:
+    """One-shot and homomorphic encryption through TenSEAL, per entry."""
+    rows = found_at(100, 10**6)
+    yield measured(results("homomorphic.json"))
+    yield line("per entry, n = 100, d = 10^6", "client", "server, a vector", "opening", "bytes up")
+    yield "|---" * 5 + "|"
+    for name, lost in (("one-shot", 0.0), ("CKKS (TenSEAL)", None), ("BFV (TenSEAL)", None)):
+        row = rows[name, lost]
+        costs = (f"{short(row[key])} ns" for key in ("client", "upload", "opening"))
+        yield line(name, *costs, short(row["vector_bytes"]))
+
+
+TABLES: dict[Path, dict[str, Callable[[], Iterator[str]]]] = {
+    PAGE: {"secret sums": side_by_side, "figures to reach": figures, "a billion entries": billion},
+    CHOICE: {"three protocols": choice},
+    ONESHOT: {"beside homomorphic encryption": relatives},
 }
 
 
-def rewritten(page: str) -> str:
-    """The page with its tables as the results are now."""
-    for name, table in TABLES.items():
+def rewritten(path: Path) -> str:
+    """A page with its tables as the results are now."""
+    page = path.read_text(encoding="utf-8")
+    for name, table in TABLES[path].items():
         begin = f"<!-- table: {name} -->\n"
         content = begin + "\n".join(table()) + "\n<!-- end -->"
         page, count = re.subn(re.escape(begin) + r".*?<!-- end -->", lambda _, new=content: new, page, flags=re.DOTALL)
         if count != 1:
-            raise SystemExit(f"{PAGE}: {count} tables named {name!r}")
+            raise SystemExit(f"{path}: {count} tables named {name!r}")
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in TABLES:
+        path.write_text(rewritten(path), encoding="utf-8")

@@ -407,9 +407,6 @@ class Config(_Section):
             raise ConfigError("rounds.quota", f"{self.quota}", allowed)
         if self.server.cohort_size is not None:
             raise ConfigError("server.cohort_size", "given, but buffered rounds ask every silo", "no such key")
-        if self.training.mode not in ("none", "local-dp-sgd"):
-            problem = f"buffered with training.mode {self.training.mode}: its noise is shared by a cohort in step"
-            raise ConfigError("rounds.mode", problem, '"synchronous", or training.mode "none" or "local-dp-sgd"')
 
     def _check_aggregation(self) -> None:
         aggregation, size, collusion = self.aggregation, self.cohort_size, self.collusion_bound
