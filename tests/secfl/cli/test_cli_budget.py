@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import finish, start
+from conftest import ROOT, finish, start
 from small_study import TIGHT, study_text, write_study
 
+from secfl.config import load_config
+from secfl.encoding.layout import TensorEntry, TensorLayout
 from secfl.federation.keys import load_key
+from secfl.federation.setup import noise_multipliers
 from secfl.privacy.accounting import noise_multiplier_for, pld_epsilon, rdp_epsilon
 from secfl.privacy.events import SampledGaussian
 from secfl.privacy.ledger import Ledger
@@ -78,6 +81,24 @@ def test_a_configuration_without_noise_gets_that_of_its_budget_with_spare_rounds
     assert found["asked_epsilon"] == 8.0
     assert found["plan"]["rounds"] == 5
     assert found["plan"]["noise_multiplier"] == noise_multiplier_for(8.0, 1e-5, 0.5, 10)
+
+
+@pytest.mark.parametrize("mode", ["distributed-dp-sgd", "client-level", "local-dp-sgd"])
+def test_the_noise_is_what_a_run_of_the_configuration_would_have(mode: str, tmp_path: Path, secfl: Any) -> None:
+    text = (ROOT / "examples" / "digits" / "config.toml").read_text()
+    text = text.replace('mode = "distributed-dp-sgd"', f'mode = "{mode}"')
+    if mode == "client-level":
+        text = text.replace("[privacy]", '[privacy]\nunit = "client"')
+    if mode == "local-dp-sgd":
+        text = text.replace("[aggregation]", "[aggregation]\nvalue_range = 4.0")
+    path = write_study(tmp_path, text)
+    config, _ = load_config(path)
+    layout = TensorLayout((TensorEntry("update", "float32", (650,)),))
+    (run,) = set(noise_multipliers(config, layout).values())
+    plan = answered(secfl, path, "--dimension", "650")["plan"]
+    assert plan["mode"] == mode
+    assert plan["noise_multiplier"] == pytest.approx(run, rel=1e-7)
+    assert (plan["minimum_contributors"], plan["colluding"]) == (config.minimum_contributors, config.collusion_bound)
 
 
 def test_options_change_a_configuration_and_another_mode_keeps_its_gradient_steps(tmp_path: Path, secfl: Any) -> None:
