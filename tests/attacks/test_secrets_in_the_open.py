@@ -26,7 +26,7 @@ from protocols.oneshot.sealing import CommitteeIdentity
 from protocols.primitives import labels
 from protocols.primitives.prg import MaskStream
 from protocols.testing.network import Drop
-from tests.protocols.any_protocol import COHORTS, PHASES, VECTOR_PHASE, Adapter, cohort
+from tests.protocols.any_protocol import PHASES, SLOWLY, VECTOR_PHASE, Adapter, cohort
 
 STORAGE_KEY = hashlib.sha256(b"storage key").digest()
 NEEDLE = 16
@@ -198,10 +198,7 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize(
-    "protocol",
-    [pytest.param(protocol, marks=[pytest.mark.slow] if protocol == "secagg-sparse" else []) for protocol in COHORTS],
-)
+@pytest.mark.parametrize("protocol", SLOWLY)
 def test_no_secret_of_a_run_is_on_the_wire_in_saved_state_logs_reprs_or_errors(
     protocol: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

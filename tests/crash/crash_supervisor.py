@@ -57,7 +57,7 @@ class Supervisor:
         _ = self._world.roster  # made once, for all children
         end = time.monotonic() + SCENARIO_SECONDS
         try:
-            for name in ("server", *PARTIES):
+            for name in ("server", *self._world.processes):
                 self._start(name)
             while "server" in self._processes:
                 for key, _events in self._selector.select(end - time.monotonic()):
@@ -160,7 +160,7 @@ def received(world: World) -> dict[tuple[str, str], set[bytes]]:
 
 def check(world: World, outcome: Outcome) -> str:
     """The round ended as it may, and nobody gave two answers; how it ended, in words."""
-    for party in PARTIES:
+    for party in world.processes:
         for (_session, phase), answers in sent(world, party).items():
             assert len(answers) == 1, f"{party} had {len(answers)} different answers in {phase}"
     for (party, phase), answers in received(world).items():

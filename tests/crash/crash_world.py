@@ -10,15 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from protocols import ClientPolicy, Identity, Roster, SessionParameters, SigningKey, oneshot, secagg
+from protocols import ClientPolicy, Identity, Roster, SessionParameters, SigningKey, ckks, oneshot, secagg
+from protocols.ckks.keys import CkksKey, KeyHolderIdentity
 from protocols.primitives.ring import word_dtype
 from protocols.shape import Words
 from protocols.testing.randomness import DeterministicEntropy
 
 PARTIES = ("a", "b", "c", "d")
-MODULES: dict[str, Any] = {"secagg": secagg, "oneshot": oneshot}
+"""The clients."""
+HOLDER = "holder"
+"""The key holder of CKKS, a process of its own."""
+MODULES: dict[str, Any] = {"secagg": secagg, "oneshot": oneshot, "ckks": ckks}
 BITS = 20
 LENGTH = 150
+VALUE_BOUND = 2**15
+CKKS_RECORD = 2
 CHUNK_LENGTH = 64
 RUN = "run"
 STORAGE_KEY = bytes(range(32))
@@ -34,12 +40,14 @@ class World:
         self.protocol = protocol
         self.module = MODULES[protocol]
         self.directory = directory
-        for name in (*PARTIES, "server", "log", "gone"):
+        self.processes = (*PARTIES, HOLDER) if protocol == "ckks" else PARTIES
+        """Names of the parties' processes."""
+        for name in (*self.processes, "server", "log", "gone"):
             (directory / name).mkdir()
 
     @cached_property
     def identities(self) -> dict[str, Identity]:
-        return {name: self._identity(name) for name in PARTIES}
+        return {name: self._identity(name) for name in self.processes}
 
     @cached_property
     def roster(self) -> Roster:
@@ -60,13 +68,19 @@ class World:
             "context_hash": bytes(32),
             "chunk_length": CHUNK_LENGTH,
         }
+        if self.protocol == "ckks":
+            context = self.identities[HOLDER].ckks_key.public_context  # type: ignore[attr-defined]
+            arguments |= {"public_context": context, "value_bound": VALUE_BOUND, "record": CKKS_RECORD}
         parameters: SessionParameters = self.module.parameters(self.roster, PARTIES, **(arguments | changes))
         return parameters
 
     def vector(self, party: str) -> Words:
         dtype = word_dtype(BITS)
         drawn = DeterministicEntropy(f"vector/{party}")(LENGTH * dtype.itemsize)
-        return np.frombuffer(drawn, dtype) & dtype.type((1 << BITS) - 1)
+        words = np.frombuffer(drawn, dtype)
+        if self.protocol == "ckks":  # signed entries within the bound
+            words = words % dtype.type(2 * VALUE_BOUND + 1) - dtype.type(VALUE_BOUND)
+        return words & dtype.type((1 << BITS) - 1)
 
     def context(self) -> bytes:
         """What the parties are handed with each request."""
@@ -82,4 +96,6 @@ class World:
         if self.protocol == "oneshot":
             committee = oneshot.CommitteeKey.generate(DeterministicEntropy(f"committee/{name}"))
             return oneshot.CommitteeIdentity(name, key, committee)
+        if name == HOLDER:
+            return KeyHolderIdentity(name, key, CkksKey.generate(CKKS_RECORD))
         return Identity(name, key)

@@ -11,9 +11,9 @@ import pytest
 from crash_points import copy_away
 from crash_scenarios import Rounds
 from crash_supervisor import Plan, brought_back, seams, sent
-from crash_world import PARTIES, World
+from crash_world import HOLDER, PARTIES, World
 
-PROTOCOLS = ("secagg", "oneshot")
+PROTOCOLS = ("secagg", "oneshot", "ckks")
 VICTIM = "b"
 
 
@@ -59,6 +59,39 @@ def test_party_killed_between_its_record_and_its_answer_answers_once(
     assert answered == (["Check", "Opening"] if comes_back and protocol == "oneshot" else [])
 
 
+@pytest.mark.parametrize(("comes_back", "end"), [(True, "sum over all"), (False, "ThresholdNotMet")])
+def test_key_holder_killed_between_its_record_and_its_answer_decrypts_the_same_sum_or_none(
+    folder: Path, comes_back: bool, end: str
+) -> None:
+    """What it may decrypt is on record by its digest; what it releases is rounded: the same sum is the same bytes."""
+    rounds = Rounds(folder, "ckks")
+    names = rounds.undisturbed(HOLDER)[HOLDER]
+    recorded = len(names) - 1 - names[::-1].index("record:after")
+    done = rounds.run(Plan({HOLDER: (recorded,)}, comes_back=comes_back))
+    assert (done.end, done.killed) == (end, (HOLDER,))
+    assert len(sent(done.world, HOLDER)) == comes_back
+
+
+def test_key_holder_killed_before_its_record_comes_back_and_decrypts(folder: Path) -> None:
+    rounds = Rounds(folder, "ckks")
+    names = rounds.undisturbed(HOLDER)[HOLDER]
+    done = rounds.run(Plan({HOLDER: (names.index("record:before"),)}))
+    assert (done.end, done.killed) == ("sum over all", (HOLDER,))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_key_holder_killed_at_every_seam_decrypts_once_or_not_at_all(folder: Path) -> None:
+    rounds = Rounds(folder, "ckks")
+    ends: Counter[str] = Counter()
+    for seam in range(len(rounds.undisturbed(HOLDER)[HOLDER])):
+        done = rounds.run(Plan({HOLDER: (seam,)}))
+        assert done.killed == (HOLDER,), seam
+        ends[done.end] += 1
+    # Once its session is saved as answered, the answer itself is gone with the process: no sum, and no second one.
+    assert ends.keys() == {"sum over all", "ThresholdNotMet"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -88,11 +121,12 @@ class TestEverySeam:
 
     def test_several_killed_in_one_round_end_in_a_sum_or_a_named_error(self, folder: Path, protocol: str) -> None:
         rounds = Rounds(folder, protocol)
-        seams_of = rounds.undisturbed("server", *PARTIES)
+        everybody = ("server", *PARTIES, *((HOLDER,) if protocol == "ckks" else ()))
+        seams_of = rounds.undisturbed(*everybody)
         generator = random.Random(f"several/{protocol}")
         ends: Counter[str] = Counter()
         for _ in range(60):
-            victims = generator.sample(["server", *PARTIES], generator.randint(2, 4))
+            victims = generator.sample(everybody, generator.randint(2, 4))
             kills = {
                 name: tuple(generator.randrange(len(seams_of[name])) for _ in range(generator.randint(1, 3)))
                 for name in victims

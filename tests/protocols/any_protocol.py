@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 
 from protocols import ClientPolicy
 from protocols.session import SessionParameters
@@ -29,6 +30,10 @@ COHORTS: dict[str, Callable[..., Any]] = {
     "oneshot": lambda **options: OneShotCohort(4, **options),
     "ckks": lambda **options: CkksCohort(4, **options),
 }
+SLOWLY = [
+    pytest.param(protocol, marks=[pytest.mark.slow] if protocol == "secagg-sparse" else []) for protocol in COHORTS
+]
+"""All four for `pytest.mark.parametrize`; the hundred clients on the sparse graph in the slow run."""
 PHASES = {
     "secagg": ("AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"),
     "secagg-sparse": ("AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"),
