@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from protocols.errors import UsageError
+from secfl.engines.mark import HighWaterMark
 from secfl.files import sync_directory
 
 __all__ = ["FileStore", "locked"]
@@ -25,11 +26,15 @@ class FileStore:
     store is opened. Safe to use from several threads, not from a forked process.
 
     :param path: of the file; made if absent. Who opens it while somebody else holds it is refused.
-    :raises UsageError: the file is held elsewhere, is not such a store, or lies on a file system without locks.
+    :param mark: a second file, for a place that is not restored together with the first (another disk, another
+        machine's share): how many records there are, and their hash. A store that has lost records since is refused.
+    :raises UsageError: the file is held elsewhere, is not such a store, lies on a file system without locks, or is
+        older than its mark.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, mark: str | Path | None = None) -> None:
         self._path = Path(path)
+        self._mark = None if mark is None else HighWaterMark(Path(mark), self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self._path, "store")
         self._guard = threading.Lock()
@@ -57,7 +62,13 @@ class FileStore:
         with self._guard:
             self._require_unchanged()
             if key not in self._records:
-                self._append(f"{key.hex()} {value.hex()}\n".encode())
+                line = f"{key.hex()} {value.hex()}\n".encode()
+                self._append(line)
+                if self._mark is not None:
+                    # After the record: a crash in between leaves a mark that is behind, which is no rollback.
+                    self._failed = "its mark could not be written"
+                    self._mark.advance(line)
+                    self._failed = ""
                 self._records[key] = value
             return self._records[key]
 
@@ -114,6 +125,8 @@ class FileStore:
         if whole != len(content):
             os.ftruncate(self._file, whole)
             os.fsync(self._file)
+        if self._mark is not None:
+            self._mark.check(content[:whole])
         return whole
 
     def _parse(self, line: bytes, number: int) -> tuple[bytes, bytes]:

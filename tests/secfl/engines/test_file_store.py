@@ -13,6 +13,7 @@ import pytest
 
 from protocols.errors import UsageError
 from secfl.engines import FileStore
+from secfl.engines import mark as mark_module
 from secfl.engines import storage as module
 
 KEYS = [bytes([number]) * 32 for number in range(8)]
@@ -204,3 +205,73 @@ def test_a_closed_store_records_nothing(store: FileStore) -> None:
 def test_keys_and_values_of_another_length_are_refused(store: FileStore, key: bytes, value: bytes) -> None:
     with pytest.raises(UsageError, match="allowed: 32 each"):
         store.record(key, value)
+
+
+# -- a mark where a restore does not reach -----------------------------------------------------------------------------
+
+
+def filled(path: Path, mark: Path, number: int) -> None:
+    store = FileStore(path, mark=mark)
+    for count in range(number):
+        store.record(bytes([count]) * 32, bytes(32))
+    store.close()
+
+
+def test_store_that_is_older_than_its_mark_is_refused(tmp_path: Path) -> None:
+    path, mark = tmp_path / "disk" / "answers.log", tmp_path / "elsewhere" / "answers.mark"
+    filled(path, mark, 2)
+    older = path.read_bytes()
+    filled(path, mark, 3)
+    newer = path.read_bytes()
+    for content in (older, b"", older[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"rolled back: .* bytes, its mark has seen 390"):
+            FileStore(path, mark=mark)
+    path.write_bytes(newer)
+    store = FileStore(path, mark=mark)
+    assert store.record(bytes([2]) * 32, b"\x01" * 32) == bytes(32)
+    store.close()
+
+
+def test_another_store_of_the_same_length_and_a_missing_mark_are_refused(tmp_path: Path) -> None:
+    path, mark = tmp_path / "answers.log", tmp_path / "answers.mark"
+    filled(path, mark, 2)
+    content = path.read_bytes()
+    path.write_bytes(content[130:] + content[:130])
+    with pytest.raises(UsageError, match="its beginning is not what its mark"):
+        FileStore(path, mark=mark)
+    path.write_bytes(content)
+    remembered = mark.read_bytes()
+    mark.unlink()
+    with pytest.raises(UsageError, match=r"it has records, and its mark .* is missing"):
+        FileStore(path, mark=mark)
+    for damaged in (b"", b"260", b"x y\n", remembered + b" "):
+        mark.write_bytes(damaged)
+        with pytest.raises(UsageError, match="not the mark of a once-only store"):
+            FileStore(path, mark=mark)
+
+
+def test_mark_that_a_crash_left_behind_is_no_rollback(tmp_path: Path) -> None:
+    path, mark = tmp_path / "answers.log", tmp_path / "answers.mark"
+    filled(path, mark, 2)
+    behind = mark.read_bytes()
+    filled(path, mark, 3)
+    mark.write_bytes(behind)
+    filled(path, mark, 4)
+    assert mark.read_bytes().startswith(b"520 ")
+
+
+def test_record_whose_mark_cannot_be_written_is_not_acted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, mark = tmp_path / "answers.log", tmp_path / "answers.mark"
+    store = FileStore(path, mark=mark)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(mark_module, "write_whole", full)
+    with pytest.raises(OSError, match="no space"):
+        store.record(bytes(32), bytes(32))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="its mark could not be written; open the store anew"):
+        store.record(b"\x01" * 32, bytes(32))
+    store.close()

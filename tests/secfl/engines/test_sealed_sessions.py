@@ -13,6 +13,7 @@ from protocols.secagg.client import SecAggClient
 from protocols.testing.cohort import Cohort
 from protocols.testing.storage import MemoryStore
 from secfl.engines import SealedSessions
+from secfl.engines.sealed_sessions import BOOT_ID, machine_start
 
 KEY = bytes(range(32))
 ME = "c02"
@@ -61,7 +62,8 @@ def test_the_session_saved_last_comes_last(cohort: Cohort, directory: Path) -> N
     names = [bytes([number]) * 32 for number in (3, 1, 2)]
     for at, name in enumerate(names):
         files.save(name, cohort.parties[ME])
-        os.utime(directory / f"{name.hex()}.session", ns=(at, at))
+        (path,) = directory.glob(f"{name.hex()}.*.session")
+        os.utime(path, ns=(at, at))
     assert list(files.load(restore(cohort))) == names
     files.forget_others(names[1:])
     assert list(files.load(restore(cohort))) == names[1:]
@@ -105,3 +107,27 @@ def test_leftovers_of_a_killed_process_are_removed_and_other_files_are_not(cohor
     assert (leftover.exists(), other.exists()) == (False, True)
     assert list(again.load(restore(cohort))) == [session.session_id]
     assert KEY.hex() not in repr(again)
+
+
+def test_sessions_of_an_earlier_start_of_the_machine_are_not_continued(cohort: Cohort, directory: Path) -> None:
+    """A disk that is put back starts anew: what its sessions had masked with is erased, not used a second time."""
+    session = cohort.parties[ME]
+    before = SealedSessions(directory, KEY, start=b"first")
+    before.save(session.session_id, session)
+    (path,) = directory.iterdir()
+    content = path.read_bytes()
+    assert list(SealedSessions(directory, KEY, start=b"first").load(restore(cohort))) == [session.session_id]
+    assert SealedSessions(directory, KEY, start=b"second").load(restore(cohort)) == {}
+    assert not path.exists()
+    # Under the name of the new start it does not open either.
+    after = SealedSessions(directory, KEY, start=b"second")
+    after.save(session.session_id, session)
+    (renamed,) = directory.iterdir()
+    renamed.write_bytes(content)
+    with pytest.raises(UsageError, match="not a session of this party under this key"):
+        after.load(restore(cohort))
+
+
+def test_two_starts_have_two_names() -> None:
+    assert machine_start() == machine_start()
+    assert (len(machine_start()) == 36) == BOOT_ID.exists()
