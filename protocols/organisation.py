@@ -16,6 +16,7 @@ from protocols.identity import Identity, Role, Roster
 from protocols.session import ClientPolicy
 from protocols.shape import Chunk, Entropy, Need, OnceStore, PartySession, Reply, Spool, VectorSource
 from protocols.signed import MemorySpool
+from protocols.workers import SERIAL, Workers
 
 __all__ = ["Organisation", "ProtocolPackage"]
 
@@ -32,7 +33,7 @@ class ProtocolPackage(Protocol):
 
     @property
     def party(self) -> Callable[..., Any]:
-        """``party(role, identity, roster, policy, *, entropy, store, spool)``: a `protocols.party.PartyShell`."""
+        """``party(role, identity, roster, policy, *, entropy, store, spool, workers)``: a `PartyShell`."""
 
     @property
     def parameters(self) -> Callable[..., Any]:
@@ -40,11 +41,11 @@ class ProtocolPackage(Protocol):
 
     @property
     def server(self) -> Callable[..., Any]:
-        """``server(parameters, roster, *, spool)``: a `protocols.shape.ServerSession`."""
+        """``server(parameters, roster, *, spool, workers)``: a `protocols.shape.ServerSession`."""
 
     @property
     def restore_server(self) -> Callable[..., Any]:
-        """``restore_server(blob, roster, *, spool)``: a saved one."""
+        """``restore_server(blob, roster, *, spool, workers)``: a saved one."""
 
 
 class Organisation(PartySession):
@@ -57,9 +58,10 @@ class Organisation(PartySession):
     :param entropy: source of random bytes; ``os.urandom`` outside tests.
     :param store: durable once-only record.
     :param spool: factory of the buffer in which a vector reply waits to be sent.
+    :param workers: where independent pieces of the vector are worked on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything outside pure computation is passed in
         self,
         protocol: ProtocolPackage,
         identity: Identity,
@@ -70,6 +72,7 @@ class Organisation(PartySession):
         store: OnceStore,
         roles: Collection[Role] | None = None,
         spool: Callable[[], Spool] = MemorySpool,
+        workers: Workers = SERIAL,
     ) -> None:
         self.identity = identity
         self.roles = frozenset(protocol.REQUEST_ROLES.values() if roles is None else roles)
@@ -77,7 +80,7 @@ class Organisation(PartySession):
         """By role; those that were asked for so far."""
         self._protocol = protocol
         self._common = (identity, roster, policy)
-        self._options = {"entropy": entropy, "store": store, "spool": spool}
+        self._options = {"entropy": entropy, "store": store, "spool": spool, "workers": workers}
 
     def session(self, role: Role) -> PartySession:
         """The session in one of its roles.

@@ -8,10 +8,12 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from protocols.errors import ConfigError, PrivacyError
+from protocols.errors import ConfigError, PrivacyError, UsageError
+from protocols.secagg.agreement import DEFAULT_DROPOUT_RATE
+from protocols.secagg.graph import LARGEST_COMPLETE_COHORT, SMALLEST_HARARY_COHORT
 from secfl.config_messages import describe_problem
 from secfl.privacy.budget import UnitOfPrivacy, check_delta
-from secfl.registry import PROTOCOLS, Cast, Entry
+from secfl.registry import PROTOCOLS, Cast, Entry, SparseSecAgg
 
 __all__ = [
     "Aggregation",
@@ -169,6 +171,15 @@ class Aggregation(_Section):
     """Of oneshot: the silos that open sums. Left out: all."""
     key_holder: Name | None = None
     """Of ckks: who holds the secret key. Left out: a party of its own, `key-holder`, that is no silo."""
+    graph: Literal["complete", "sparse"] | None = None
+    """Of secagg: who masks with whom. `sparse`: a few neighbours on a random ring (SecAgg+), for 100 silos in a round
+    or more. Left out: complete up to 200 silos in a round."""
+    dropout_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of secagg on a sparse graph: fraction of a round's silos that may be missing in the sum. Left out: 0.05."""
+    withstands: Literal["semi-malicious", "fully active"] | None = None
+    """Of secagg on a sparse graph: the server that its degree is chosen for. Left out: semi-malicious."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads that expand masks; 0 for one a core. Sums do not depend on it."""
     weights: Literal["nominal", "uniform"] = "nominal"
     value_range: PositiveFloat | None = None
     """Largest magnitude of a coordinate of an update; what lies beyond is clipped and counted at the silo."""
@@ -280,7 +291,12 @@ class Config(_Section):
     @property
     def protocol(self) -> Entry:
         """The protocol that updates are summed by."""
-        return PROTOCOLS[self.aggregation.protocol]
+        chosen = self.aggregation
+        sparse = chosen.graph == "sparse" or (chosen.graph is None and self.cohort_size > LARGEST_COMPLETE_COHORT)
+        if chosen.protocol == "secagg" and sparse:
+            rate = DEFAULT_DROPOUT_RATE if chosen.dropout_rate is None else chosen.dropout_rate
+            return SparseSecAgg(rate, chosen.withstands or "semi-malicious")
+        return PROTOCOLS[chosen.protocol]
 
     @property
     def cast(self) -> Cast:
@@ -309,7 +325,7 @@ class Config(_Section):
         With shares of noise by default nine tenths of the silos asked, or all but one: the fewer there may be, the
         larger each share.
         """
-        least = max(self.collusion_bound + 2, min(3, self.cohort_size))
+        least = self.protocol.least_contributors(self.cohort_size, self.collusion_bound)
         if self.training.noise_in_sum:
             least = max(least, self.cohort_size - max(1, self.cohort_size // 10))
         return self.aggregation.minimum_contributors or least
@@ -411,10 +427,17 @@ class Config(_Section):
     def _check_aggregation(self) -> None:
         aggregation, size, collusion = self.aggregation, self.cohort_size, self.collusion_bound
         self._check_settings()
+        self._check_graph()
         highest = self.protocol.highest_collusion_bound(size, self.cast)
         limits = {
             "collusion_bound": (collusion, 0, highest),
-            "minimum_contributors": (aggregation.minimum_contributors, collusion + 2, size),
+            "minimum_contributors": (
+                aggregation.minimum_contributors,
+                max(collusion + 2, self.protocol.least_contributors(size, collusion))
+                if isinstance(self.protocol, SparseSecAgg)
+                else collusion + 2,
+                size,
+            ),
             "threshold": (aggregation.threshold, *self.protocol.thresholds(size, self.cast, collusion)),
         }
         committee = f", {len(self.cast.committee)} on the committee" if self.cast.committee else ""
@@ -437,6 +460,24 @@ class Config(_Section):
                 raise ConfigError(f"aggregation.committee.{index}", problem, allowed)
             if member in (aggregation.committee or ())[:index]:
                 raise ConfigError(f"aggregation.committee.{index}", f"{member!r} is listed twice", "each silo once")
+
+    def _check_graph(self) -> None:
+        """A sparse graph that this many silos can have; no keys that have no effect."""
+        aggregation, size, protocol = self.aggregation, self.cohort_size, self.protocol
+        if not isinstance(protocol, SparseSecAgg):
+            for key in ("dropout_rate", "withstands"):
+                if getattr(aggregation, key) is not None:
+                    raise ConfigError(f"aggregation.{key}", "has no effect on a complete graph", 'graph "sparse"')
+            return
+        if size < SMALLEST_HARARY_COHORT:
+            problem = f"sparse with {size} silos in a round"
+            raise ConfigError("aggregation.graph", problem, f'"complete", or {SMALLEST_HARARY_COHORT} silos or more')
+        if not 0 <= self.collusion_bound <= protocol.highest_collusion_bound(size, self.cast):
+            return  # what follows names that key
+        try:
+            protocol.smallest(size, self.collusion_bound)
+        except UsageError as error:
+            raise ConfigError("aggregation.graph", str(error), '"complete", or what the message says') from None
 
     def _check_incident(self, key: str, incident: Incident) -> None:
         phases, cast = self.protocol.phases, self.cast

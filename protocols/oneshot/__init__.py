@@ -35,6 +35,7 @@ from protocols.server import ServerShell
 from protocols.session import ClientPolicy, CommonParameters, SessionParameters, default_collusion_bound
 from protocols.shape import Entropy, OnceStore, Spool
 from protocols.signed import MemorySpool
+from protocols.workers import SERIAL, Workers
 
 __all__ = [
     "PHASE_ROLES",
@@ -121,6 +122,7 @@ def server(
     *,
     spool: Callable[[], Spool] = MemorySpool,
     fold_at_once: bool = False,
+    workers: Workers = SERIAL,
 ) -> ServerShell:
     """The server's side of a session.
 
@@ -129,18 +131,21 @@ def server(
 
     :param fold_at_once: add ciphertexts up as they come instead, in memory for one; then no client can be left out,
         and a few that deal badly to enough members end the session.
+    :param workers: not used yet.
     :raises UsageError: parameters that no session may have, or another roster's.
     """
     chosen.validate()
     agreement = validate_agreement(chosen, roster)
     accumulator = bytearray(8 * agreement.coefficients if fold_at_once else 0)
     opening = Contribution(expected=chosen.clients(), fold_at_once=fold_at_once, accumulator=accumulator)
-    return ServerShell(chosen, roster, opening, spool=spool)
+    return ServerShell(chosen, roster, opening, spool=spool, workers=workers)
 
 
-def restore_server(blob: bytes, roster: Roster, *, spool: Callable[[], Spool] = MemorySpool) -> ServerShell:
+def restore_server(
+    blob: bytes, roster: Roster, *, spool: Callable[[], Spool] = MemorySpool, workers: Workers = SERIAL
+) -> ServerShell:
     """A saved server session."""
-    return ServerShell.restore(blob, roster, PHASES, spool=spool)
+    return ServerShell.restore(blob, roster, PHASES, spool=spool, workers=workers)
 
 
 def _party_class(role: Role) -> type[OneShotClient | OneShotMember]:
@@ -158,12 +163,13 @@ def party(
     entropy: Entropy,
     store: OnceStore,
     spool: Callable[[], Spool] = MemorySpool,
+    workers: Workers = SERIAL,
 ) -> OneShotClient | OneShotMember:
     """A party's side of a session, in one of its roles; an organisation may hold both, with one store.
 
     :raises UsageError: another role, or a member without its committee key.
     """
-    return _party_class(role)(identity, roster, policy, entropy=entropy, store=store, spool=spool)
+    return _party_class(role)(identity, roster, policy, entropy=entropy, store=store, spool=spool, workers=workers)
 
 
 def restore_party(  # noqa: PLR0913  all but four by keyword
@@ -177,7 +183,8 @@ def restore_party(  # noqa: PLR0913  all but four by keyword
     entropy: Entropy,
     store: OnceStore,
     spool: Callable[[], Spool] = MemorySpool,
+    workers: Workers = SERIAL,
 ) -> OneShotClient | OneShotMember:
     """A party's saved session; see `protocols.party.PartyShell.restore`."""
     kind = _party_class(role)
-    return kind.restore(blob, key, identity, roster, policy, entropy=entropy, store=store, spool=spool)
+    return kind.restore(blob, key, identity, roster, policy, entropy=entropy, store=store, spool=spool, workers=workers)

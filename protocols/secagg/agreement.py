@@ -133,7 +133,8 @@ def _check_ring(parameters: SessionParameters, graph: HararyGraphParameters, pol
         raise PolicyRefused("cohort size", size, f"at least {SMALLEST_HARARY_COHORT} on a Harary graph", rule="SA-27")
     if graph.claim not in policy.claims:
         raise PolicyRefused("claim", graph.claim, f"one of {sorted(policy.claims)}", rule="SA-28")
-    if graph.adversary_rate < policy.adversary_rate:
+    # Rates count as the numbers of clients that they stand for: nothing below depends on more of them.
+    if rate_bound(graph.adversary_rate, size) < rate_bound(policy.adversary_rate, size):
         raise PolicyRefused("adversary rate", graph.adversary_rate, f"at least {policy.adversary_rate}", rule="SA-29")
     colluding = rate_bound(graph.adversary_rate, size)
     if parameters.collusion_bound != colluding:

@@ -25,6 +25,7 @@ from secfl.aggregation.result import AggregationResult
 from secfl.encoding.scheme import OnOverflow
 from secfl.engines.base import Carried
 from secfl.engines.embedded import EmbeddedEngine, Incident
+from secfl.engines.workers import local_workers
 from secfl.events import Event, Observer, RoundFinished, carried_events, opened_event, session_fields
 from secfl.registry import Entry, offered
 
@@ -57,6 +58,7 @@ class SecureAggregator:
     :param on_overflow: ``"error"`` for a coordinate beyond the range, or ``"clip"`` it and count it.
     :param incidents: what goes wrong on schedule; each `sum` or `mean` is a round, the first is 1.
     :param observer: told of every event (`secfl.events`).
+    :param threads: that expand masks; 0 for one a core. Sums do not depend on it.
     :raises UsageError: fewer than 3 parties, a name twice, a sum that could wrap, any other value that is not allowed.
     """
 
@@ -76,7 +78,9 @@ class SecureAggregator:
         incidents: Iterable[Incident] = (),
         observer: Observer | None = None,
         entropy: Entropy = os.urandom,
+        threads: int = 0,
     ) -> None:
+        self._threads = threads
         self._limits = Limits(bits, clip, rounding, on_overflow)
         self._rules = Rules(protocol, threshold, collusion_bound, minimum_contributors)
         self._entropy = entropy
@@ -134,7 +138,7 @@ class SecureAggregator:
             for party, identity in self._identities.items()
             if agreement.protocol.roles(identity, self.roster, agreement.cohort)
         }
-        server = agreement.protocol.server(parameters, self.roster)
+        server = agreement.protocol.server(parameters, self.roster, workers=local_workers(self._threads))
         absent = [Incident(party, server.phase or "") for party in agreement.cohort if party not in words]
         engine = EmbeddedEngine(parties, incidents=[*absent, *self._incidents])
         self._tell(opened_event(parameters, simulation=True))
@@ -206,7 +210,9 @@ class SecureAggregator:
 
     def _simulated(self, party: str, agreement: Agreement, words: Words | None) -> _SimulatedParty:
         store = self._stores[party]
-        end = AggregationParty(self._identities[party], self.roster, agreement, store=store, entropy=self._entropy)
+        end = AggregationParty(
+            self._identities[party], self.roster, agreement, store=store, entropy=self._entropy, threads=self._threads
+        )
         return _SimulatedParty(end, words)
 
     def _report(self, parameters: SessionParameters, carried: Carried, seconds: float) -> None:

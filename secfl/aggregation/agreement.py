@@ -243,6 +243,7 @@ class Agreement:
             minimum_cohort=len(self.cohort),
             minimum_contributors=self.minimum_contributors or self.collusion_bound + 2,
             collusion_bound=self.collusion_bound,
+            adversary_rate=self.collusion_bound / len(self.cohort),
             value_range=self.codec.peak,
             maximum_vector_length=self.codec.vector_length,
         )

@@ -33,6 +33,7 @@ from secfl.aggregation.result import AggregationResult
 from secfl.engines.durable import DurableServer
 from secfl.engines.journal import ServerJournal
 from secfl.engines.sealed_sessions import SealedSessions
+from secfl.engines.workers import local_workers
 from secfl.open_sessions import OpenSessions
 
 __all__ = ["AggregationParty", "AggregationServer", "Outgoing"]
@@ -57,6 +58,7 @@ class AggregationServer:
     :param context: what else all parties must agree on, for instance a query's text.
     :param journal: where the session outlives this process, see :meth:`restore`; None to keep it in memory alone.
     :param public_context: the key holder's (`protocols.ckks.CkksKey.public_context`), with protocol ckks.
+    :param threads: that expand masks; 0 for one a core. The sum does not depend on it.
     :raises UsageError: values that no session may have.
     """
 
@@ -72,6 +74,7 @@ class AggregationServer:
         public_context: bytes = b"",
         entropy: Entropy = os.urandom,
         journal: ServerJournal | None = None,
+        threads: int = 0,
     ) -> None:
         self.agreement = agreement
         self.parameters = agreement.parameters(
@@ -83,12 +86,18 @@ class AggregationServer:
             context=context,
             public_context=public_context,
         )
-        session = agreement.protocol.server(self.parameters, roster)
+        session = agreement.protocol.server(self.parameters, roster, workers=local_workers(threads))
         self.session: ServerSession = session if journal is None else DurableServer.adopt(journal, session)
 
     @classmethod
     def restore(
-        cls, agreement: Agreement, roster: Roster, journal: ServerJournal, session_id: SessionId | None = None
+        cls,
+        agreement: Agreement,
+        roster: Roster,
+        journal: ServerJournal,
+        session_id: SessionId | None = None,
+        *,
+        threads: int = 0,
     ) -> Self:
         """Go on with a session after its process died; see `secfl.engines.DurableServer.restore`.
 
@@ -101,7 +110,8 @@ class AggregationServer:
             raise UsageError(f"{journal.path}: {len(known)} sessions; say which")
         server = cls.__new__(cls)
         server.agreement = agreement
-        server.session = DurableServer.restore(journal, agreement.protocol.package, session_id or known[0], roster)
+        chosen, workers = session_id or known[0], local_workers(threads)
+        server.session = DurableServer.restore(journal, agreement.protocol.package, chosen, roster, workers=workers)
         server.parameters = server.session.parameters
         agreed = (agreement.cohort, agreement.codec.to_bytes(), agreement.codec.vector_length)
         if (server.parameters.cohort, server.parameters.encoding, server.parameters.vector_length) != agreed:
@@ -180,6 +190,7 @@ class AggregationParty:
     :param state: sealed files of the open sessions, written before an answer leaves; a restarted party goes on from
         them. Not on the store's disk image or backup: the two must not be brought back to an old copy together.
     :param policy: floors; the agreement's own by default.
+    :param threads: that expand masks; 0 for one a core. What is sent does not depend on it.
     :raises UsageError: the roster has another key for this party; the party has no role under the agreement, or lacks
         the key for one.
     """
@@ -194,7 +205,9 @@ class AggregationParty:
         policy: ClientPolicy | None = None,
         entropy: Entropy = os.urandom,
         state: SealedSessions | None = None,
+        threads: int = 0,
     ) -> None:
+        self._workers = local_workers(threads)
         self._roles = agreement.protocol.roles(identity, roster, agreement.cohort)
         if not self._roles:
             raise UsageError(f"party {str(identity.id)!r} is not in the agreement, or has weight 0")
@@ -306,11 +319,18 @@ class AggregationParty:
             roles=self._roles,
             entropy=self._entropy,
             store=self._store,
+            workers=self._workers,
         )
 
     def _session(self) -> Organisation:
         return self.agreement.protocol.organisation(
-            self.identity, self._roster, self._policy, roles=self._roles, entropy=self._entropy, store=self._store
+            self.identity,
+            self._roster,
+            self._policy,
+            roles=self._roles,
+            entropy=self._entropy,
+            store=self._store,
+            workers=self._workers,
         )
 
     def __repr__(self) -> str:

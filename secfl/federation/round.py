@@ -14,6 +14,7 @@ from protocols.errors import EncodingError, SecflError
 from protocols.identity import Roster
 from protocols.session import SessionParameters
 from protocols.shape import Aggregate, Entropy, ServerSession
+from protocols.workers import SERIAL, Workers
 from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
 from secfl.engines.base import Carried, Engine, PhaseRecord
 from secfl.federation.noised import Divisor
@@ -63,6 +64,9 @@ class RoundPlan:
     threshold: int | None = None
     collusion_bound: int | None = None
     minimum_contributors: int | None = None
+    session_options: Mapping[str, Any] = field(default_factory=dict)
+    """See `secfl.registry.Entry.session_options`."""
+    workers: Workers = SERIAL
 
     def parameters(
         self,
@@ -94,12 +98,13 @@ class RoundPlan:
             threshold=self.threshold,
             collusion_bound=self.collusion_bound,
             minimum_contributors=self.minimum_contributors,
+            **self.session_options,
             **added,
         )
 
     def open(self, parameters: SessionParameters) -> ServerSession:
         """The server's side of a session with these parameters."""
-        return offered(self.protocol).server(parameters, self.roster)
+        return offered(self.protocol).server(parameters, self.roster, workers=self.workers)
 
     def run(
         self, engine: Engine, state: npt.NDArray[np.float32], number: int, attempt: int, cohort: Iterable[str]

@@ -17,6 +17,7 @@ from protocols.errors import BudgetExceeded, ConfigError
 from protocols.shape import Entropy
 from secfl.engines.base import Engine
 from secfl.engines.embedded import Incident
+from secfl.engines.workers import local_workers
 from secfl.events import Observer as EventObserver
 from secfl.federation.buffered import BufferedPlan, BufferedRounds
 from secfl.federation.checkpoint import Checkpoint, Journal, Progress
@@ -224,6 +225,8 @@ def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
         threshold=aggregation.threshold,
         collusion_bound=plan.config.collusion_bound,
         minimum_contributors=plan.config.minimum_contributors,
+        session_options=plan.config.protocol.session_options(),
+        workers=local_workers(aggregation.threads),
     )
 
 

@@ -20,6 +20,7 @@ from secfl.config import Config, Privacy, SiloSettings
 from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.base import Party
 from secfl.engines.storage import FileStore
+from secfl.engines.workers import local_workers
 from secfl.events import jsonl_observer
 from secfl.federation.buffered_silo import BufferedSilo, staleness_units
 from secfl.federation.identities import load_or_create_identity
@@ -291,6 +292,7 @@ class _SetUp:
             ledger=ledger,
             randomness=plan.randomness,
             entropy=self.entropy,
+            workers=local_workers(plan.config.aggregation.threads),
             notes=self.resources.enter_context(jsonl_observer(self.home / name / "local.jsonl", mode=0o600)),
         )
 
@@ -322,6 +324,7 @@ def floors_of(config: Config, value_range: int = 0) -> ClientPolicy:
         minimum_cohort=min(default.minimum_cohort, config.cohort_size),
         minimum_contributors=config.minimum_contributors,
         collusion_bound=config.collusion_bound,
+        adversary_rate=config.collusion_bound / config.cohort_size,
         value_range=value_range,
     )
 

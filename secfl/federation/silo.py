@@ -18,6 +18,7 @@ from protocols.primitives.ring import Words
 from protocols.session import ClientPolicy, SessionId, SessionParameters
 from protocols.shape import ArraySource, Chunk, Entropy, Need, OnceStore, PartySession, Reply
 from protocols.wire import peek_session_id
+from protocols.workers import SERIAL, Workers
 from secfl.encoding import Encoder, EncodingScheme, TensorLayout
 from secfl.engines.sealed_sessions import SealedSessions
 from secfl.events import Event
@@ -156,6 +157,7 @@ class Silo:
     :param notes: told of what concerns this silo alone; it depends on private records and must not leave the silo.
     :param state: sealed files of the open sessions, written before an answer leaves, for a silo that lives in another
         process with each request. Not on the store's disk image or backup: see `secfl.engines.sealed_sessions`.
+    :param workers: where the pieces of a vector are masked; what comes out does not depend on it.
     """
 
     def __init__(  # noqa: PLR0913  everything outside pure computation is passed in
@@ -175,7 +177,9 @@ class Silo:
         entropy: Entropy = os.urandom,
         notes: Callable[[LocalNote], None] | None = None,
         state: SealedSessions | None = None,
+        workers: Workers = SERIAL,
     ) -> None:
+        self._workers = workers
         self._notes = notes
         self.identity = identity
         self.ledger = ledger
@@ -318,7 +322,13 @@ class Silo:
 
     def _party(self) -> PartySession:
         return self._protocol.organisation(
-            self.identity, self._roster, self._policy, roles=self._roles, entropy=self._entropy, store=self._store
+            self.identity,
+            self._roster,
+            self._policy,
+            roles=self._roles,
+            entropy=self._entropy,
+            store=self._store,
+            workers=self._workers,
         )
 
     def __repr__(self) -> str:

@@ -8,9 +8,9 @@ from protocols.errors import UsageError
 from secfl.registry.base import Cast, Entry, Figures
 from secfl.registry.ckks import Ckks
 from secfl.registry.oneshot import OneShot
-from secfl.registry.secagg import SecAgg
+from secfl.registry.secagg import SecAgg, SparseSecAgg
 
-__all__ = ["PROTOCOLS", "Cast", "Entry", "Figures", "offered"]
+__all__ = ["PROTOCOLS", "Cast", "Entry", "Figures", "SparseSecAgg", "offered"]
 
 PROTOCOLS: Mapping[str, Entry] = {entry.name: entry for entry in (SecAgg(), OneShot(), Ckks())}
 """By name, the default first."""

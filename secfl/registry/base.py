@@ -13,6 +13,7 @@ from protocols.organisation import Organisation, ProtocolPackage
 from protocols.session import ClientPolicy, SessionParameters, default_collusion_bound
 from protocols.shape import Entropy, MessageLimits, OnceStore, ServerSession
 from protocols.wire import HEADER_LIMIT
+from protocols.workers import SERIAL, Workers
 
 __all__ = ["Cast", "Entry", "Figures"]
 
@@ -108,6 +109,14 @@ class Entry(ABC):
         """Parties assumed to be in league with the server unless the caller says otherwise: a third, if that fits."""
         return max(0, min(default_collusion_bound(cohort), self.highest_collusion_bound(cohort, cast)))
 
+    def least_contributors(self, cohort: int, collusion_bound: int) -> int:
+        """Fewest parties in a sum unless the caller says otherwise: two honest ones, and three where there are."""
+        return max(collusion_bound + 2, min(3, cohort))
+
+    def session_options(self) -> dict[str, Any]:
+        """What its sessions are given beyond what those of every protocol are."""
+        return {}
+
     @abstractmethod
     def thresholds(self, cohort: int, cast: Cast, collusion_bound: int) -> tuple[int, int]:
         """Lowest threshold, which is the default, and highest; none fits if the lowest is above the highest."""
@@ -138,9 +147,9 @@ class Entry(ABC):
         if bound not in (None, value_bound):
             raise PolicyRefused("value bound", bound, f"{value_bound}, as the encoding has it")
 
-    def server(self, parameters: SessionParameters, roster: Roster) -> ServerSession:
+    def server(self, parameters: SessionParameters, roster: Roster, *, workers: Workers = SERIAL) -> ServerSession:
         """The server's side of a session."""
-        session: ServerSession = self.package.server(parameters, roster)
+        session: ServerSession = self.package.server(parameters, roster, workers=workers)
         return session
 
     def organisation(
@@ -152,11 +161,11 @@ class Entry(ABC):
         roles: Iterable[Role],
         entropy: Entropy,
         store: OnceStore,
+        workers: Workers = SERIAL,
     ) -> Organisation:
         """A party's side of a session, in its roles."""
-        return Organisation(
-            self.package, identity, roster, policy, roles=frozenset(roles), entropy=entropy, store=store
-        )
+        options: dict[str, Any] = {"entropy": entropy, "store": store, "workers": workers}
+        return Organisation(self.package, identity, roster, policy, roles=frozenset(roles), **options)
 
     def request_limits(self, _cohort: int, _vector_length: int) -> MessageLimits:
         """What a request to a party may hold at most, whatever it is asked as."""
