@@ -124,7 +124,7 @@ def _modes(answer: BudgetAnswer) -> None:
 
 
 def _ledgers(answer: BudgetAnswer) -> None:
-    levels = [f"at {level.noise_multiplier:.3f}" for level in answer.ledgers[0].levels]
+    levels = [f"at {level.noise_multiplier:.2f}" for level in answer.ledgers[0].levels]
     table = _table(
         "silo", "budget", "spent", "left", *levels, title="Rounds that the ledgers leave, by noise multiplier"
     )

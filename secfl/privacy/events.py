@@ -16,7 +16,8 @@ __all__ = ["AnyPrivacyEvent", "DistributedGaussian", "PrivacyEvent", "SampledGau
 MAX_STEPS = 10**9
 MIN_NOISE_MULTIPLIER = 1e-3
 MAX_NOISE_MULTIPLIER = 1e6
-MIN_SHARE_SIGMA = 0.25
+MIN_SHARE_SIGMA = 0.5
+"""Condition of the bound on sums of shares (Kairouz, Liu, Steinke 2021, theorem 1)."""
 MAX_LENGTH = 2.0**52
 MAX_DIMENSION = 2**40
 MAX_SHARES = 2**24
@@ -62,7 +63,7 @@ class DistributedGaussian(PrivacyEvent, frozen=True, tag="distributed-gaussian")
     :param sampling_rate: above 0, at most 1.
     :param l2_sensitivity: bound on the L2 distance of neighbouring sums, rounding included; above 0.
     :param dimension: coordinates of the vector as rounded.
-    :param share_sigma: sigma of one share, from 0.25 on.
+    :param share_sigma: sigma of one share, from 0.5 on.
     :param shares: m, from 1 on.
     :param steps: number of sums released, 1 to 1e9.
     :param known_shares: shares beyond these that even the smallest sum holds and that the adversary is assumed to know:

@@ -199,7 +199,7 @@ def test_plans_that_no_bound_covers_are_refused(changes: dict[str, int], named: 
         ("sampling_rate", 0.0),
         ("l2_sensitivity", 0.0),
         ("l2_sensitivity", math.inf),
-        ("share_sigma", 0.2),
+        ("share_sigma", 0.49),  # below, theorem 1 says nothing
         ("share_sigma", math.nan),
         ("dimension", 0),
         ("dimension", 1.0),
