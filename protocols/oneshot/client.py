@@ -92,25 +92,33 @@ class OneShotClient(PartyShell[States]):
             buffer, payload = frame(index, len(share))
             payload[:] = np.frombuffer(share, np.uint8)
             yield buffer
-        layout = agreement.slots.layout
         try:
-            encryption = Encryption(agreement.lattice, layout, self.session_id, key, self.entropy)
+            encryption = Encryption(agreement.lattice, agreement.slots.layout, self.session_id, key, self.entropy)
         finally:
             key.fill(0)
-        # A few blocks at a time stay in the cache from first step to last; the frame alone is fresh memory.
+        try:
+            yield from self._ciphertext(agreement, encryption, len(sealed), vector)
+        finally:
+            encryption.erase()
+
+    def _ciphertext(
+        self, agreement: Agreement, encryption: Encryption, first_frame: int, vector: VectorSource
+    ) -> Iterator[Chunk]:
+        """A few blocks at a time, which stay in the cache from first step to last; the frame alone is fresh memory."""
+        sent_bits = agreement.slots.layout.sent_bits
         batch = BATCH_BLOCKS * agreement.lattice.degree
         scratch = np.empty(min(batch, agreement.chunk_coefficients), np.uint64)
-        packer = Packer(layout.sent_bits, scratch.size)
+        packer = Packer(sent_bits, scratch.size)
         for index in range(agreement.ciphertext_chunks):
             size = agreement.coefficients_of_chunk(index)
-            buffer, packed = frame(len(sealed) + index, packed_size(size, layout.sent_bits))
+            buffer, packed = frame(first_frame + index, packed_size(size, sent_bits))
             for low in range(0, size, batch):
                 words = scratch[: min(batch, size - low)]
                 start = index * agreement.chunk_coefficients + low
                 _encode(agreement, vector, start, words)
                 encryption.encrypt(words, start // agreement.lattice.degree, words)
-                at = low * layout.sent_bits // 8
-                packer.pack(words, packed[at : at + packed_size(words.size, layout.sent_bits)])
+                at = low * sent_bits // 8
+                packer.pack(words, packed[at : at + packed_size(words.size, sent_bits)])
             yield buffer
 
     TRANSITIONS: ClassVar[tuple[Transition[Any], ...]] = (

@@ -109,6 +109,12 @@ class Encryption(HoldsSecret):
         self._blocks.fill(0)
         self._drawn.fill(0)
 
+    def erase(self) -> None:
+        """Overwrite the key's image, errors and plaintext; the object is of no use afterwards."""
+        self._product.erase()
+        self._blocks.fill(0)
+        self._drawn.fill(0)
+
 
 def decrypt_sum(
     lattice: LatticeRecord,

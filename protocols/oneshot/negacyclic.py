@@ -120,6 +120,11 @@ class NegacyclicProduct(HoldsSecret):
         for low in range(0, len(public), BATCH_BLOCKS):
             self._add_batch(accumulator[low : low + BATCH_BLOCKS], public[low : low + BATCH_BLOCKS])
 
+    def erase(self) -> None:
+        """Overwrite all that follows from the short polynomial; the object is of no use afterwards."""
+        for array in (self._transform, self._folded, self._biased):
+            array.fill(0)
+
     def _add_batch(self, accumulator: Words64, public: Words64) -> None:
         np.add(accumulator, self._rounding, out=accumulator)
         for limb, position in zip(self._images(public), self._positions(), strict=True):

@@ -26,7 +26,7 @@ from protocols.signed import ReplyMessage
 __all__ = ["Accepted", "Blame", "Opening"]
 
 REPLY_BYTES = 512
-"""Bound on the header of an answer to blame beside its combinations."""
+"""Bound on the header of an answer beside the share or the combinations in it."""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -59,6 +59,10 @@ class Opening(Phase):
     """About contributions that were left out, by members that stay."""
     accumulator: bytearray
     statements: dict[str, Statement] = msgspec.field(default_factory=dict)
+
+    def reply_limit(self, shell: ServerShell) -> int:
+        """See `Phase.reply_limit`."""
+        return share_bytes(Agreement.of(shell.parameters).share_elements) + REPLY_BYTES
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """To each member the contributors; in chunks what it has to take off its sum."""

@@ -32,7 +32,9 @@ from protocols.signed import ReplyMessage
 __all__ = ["PHASES", "Check", "Contribution"]
 
 REPLY_BYTES = 512
-"""Bound on the header of a contribution: opening fields, name, root."""
+"""Bound on the header of a contribution: opening fields, name, root; of a complaint without those it is about."""
+INDEX_BYTES = 5
+"""Bound on an index in a message."""
 
 
 class Contribution(Phase):
@@ -128,6 +130,10 @@ class Check(Phase):
     accumulator: bytearray
     complaints: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     """By member, if there are any."""
+
+    def reply_limit(self, _shell: ServerShell) -> int:
+        """See `Phase.reply_limit`."""
+        return REPLY_BYTES + INDEX_BYTES * len(self.contributions)
 
     def requests(self, shell: ServerShell) -> Iterator[Request]:
         """To each member the contributions and the shares that are sealed for it."""

@@ -41,12 +41,15 @@ from protocols.oneshot.blame import blame_coefficients
 from protocols.oneshot.packed_shamir import PRIME, combine, decode, evaluate, pack_share, unpack_share
 from protocols.oneshot.relay import outbox
 from protocols.primitives.bitpack import pack, unpack
+from protocols.server import reply_name
+from protocols.session import ClientPolicy
 from protocols.shape import Chunk, Reply
 from protocols.signed import NO_CHUNKS, reply_digest
 from protocols.testing.malformed import changed, decoded, signed_reply
 from protocols.testing.network import Drop, deliver
 
 ME = "c02"
+LOOSE = ClientPolicy(protocols=frozenset({"oneshot"}), collusion_bound=1)
 
 
 def refusal(cohort: OneShotCohort, member: str, header: bytes, chunks: Iterable[Chunk] = ()) -> PeerFault:
@@ -201,6 +204,41 @@ def test_forged_signature_is_refused_in_every_phase(phase: str) -> None:
     ends_well(cohort)
 
 
+def test_forged_signature_on_blame_is_refused() -> None:
+    cohort = wrong_summed_share(1)
+    cohort.server.close_phase()
+    assert cohort.server.phase == m.BLAME
+    genuine = cohort.answer("c01")
+    forged = cohort.identities["c03"].signing_key.sign(b"anything")
+    with pytest.raises(PeerFault) as caught:
+        deliver(cohort.server, Reply("c01", genuine.header, genuine.chunks, forged))
+    assert (caught.value.rule, caught.value.reason) == ("SV-5", FaultReason.BAD_SIGNATURE)
+    with pytest.raises(ClientFault) as named:
+        cohort.network.run()
+    assert named.value.client == ME
+
+
+def test_late_contribution_goes_into_no_sum_and_into_no_other_session() -> None:
+    """The server closed at its quota; it can add the late one neither to the set it proposed nor to another session."""
+    cohort = OneShotCohort(5, members=4, quota=4, collusion_bound=1, policy=LOOSE)
+    late = cohort.answer("c04")
+    for party in cohort.members:
+        deliver(cohort.server, cohort.answer(party))
+    cohort.server.close_phase()
+    with pytest.raises(PeerFault) as caught:
+        deliver(cohort.server, late)
+    assert caught.value.rule == "SV-1"
+    for party in cohort.members:
+        deliver(cohort.server, cohort.answer(party))
+    cohort.server.close_phase()
+    header, chunks = opening_request(cohort, (0, 1, 2, 3, 4), ME)
+    assert refusal(cohort, ME, header, chunks).reason is FaultReason.NOT_A_SUBSET
+    following = OneShotCohort(5, members=4, collusion_bound=1, policy=LOOSE, nonce=b"\x07" * 32)
+    with pytest.raises(PeerFault) as again:
+        deliver(following.server, late)
+    assert again.value.reason is FaultReason.WRONG_SESSION
+
+
 def test_flipped_ciphertext_bit_on_the_way_breaks_the_signature() -> None:
     cohort = OneShotCohort()
     genuine = cohort.answer(ME)
@@ -237,6 +275,32 @@ def test_flipped_bits_of_the_sum_below_delta_are_noticed_above_it_not() -> None:
     assert "no dealer and no member can be named" in caught.value.detail
     assert below.server.phase is None
     above = flipped_sum(lowest_bit_of_plaintexts(), 30)
+    aggregate = above.network.run()
+    assert (aggregate.sum != above.total(aggregate.contributors)).sum() == 1
+
+
+def flipped_contribution(bit: int, where: int | slice) -> OneShotCohort:
+    """A bit of one client's ciphertext flips in the server's spool, after its signature was verified."""
+    cohort = OneShotCohort()
+    cohort.advance("Check")
+    agreement = Agreement.of(cohort.parameters)
+    chunks = [bytes(chunk) for chunk in cohort.server.kept(reply_name("c01")).chunks()]
+    words = unpack(chunks[-1], agreement.coefficients, agreement.slots.layout.sent_bits).astype(np.uint64)
+    words[where] ^= np.uint64(1 << bit)
+    chunks[-1] = pack(words, agreement.slots.layout.sent_bits).tobytes()
+    spool = cohort.server.kept(reply_name("c01"))
+    spool.discard()
+    for chunk in chunks:
+        spool.append(chunk)
+    return cohort
+
+
+def test_flipped_bits_of_one_ciphertext_are_noticed_below_delta_and_not_above() -> None:
+    below = flipped_contribution(lowest_bit_of_plaintexts() - 1, slice(None))
+    with pytest.raises(PeerFault) as caught:
+        below.network.run()
+    assert (caught.value.rule, caught.value.reason) == ("OV-8", FaultReason.BAD_SECRET)
+    above = flipped_contribution(lowest_bit_of_plaintexts(), 30)
     aggregate = above.network.run()
     assert (aggregate.sum != above.total(aggregate.contributors)).sum() == 1
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from oneshot_cohort import STORAGE_KEY, OneShotCohort, committee_key, relayed
 
+from protocols.errors import UsageError
 from protocols.identity import Role
 from protocols.oneshot import client, messages
-from protocols.oneshot.lattice import sample_key
+from protocols.oneshot.lattice import Encryption, sample_key
 from protocols.oneshot.packed_shamir import decode, pack_share, unpack_share
 from protocols.oneshot.sealing import share_label
 from protocols.testing.randomness import DeterministicEntropy
@@ -140,3 +141,32 @@ def test_ciphertexts_of_one_vector_in_two_sessions_or_of_two_clients_have_nothin
         for other in seen[:i]:
             equal = (one == other).mean()  # 1/256 by chance
             assert 0.001 < equal < 0.01
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_followed_from_the_key_is_overwritten_once_the_message_is_made_or_refused(monkeypatch, refused) -> None:
+    made: list[Encryption] = []
+    keys = []
+
+    class Watched(Encryption):
+        __slots__ = ()
+
+        def __init__(self, lattice, layout, session_id, key, entropy) -> None:
+            super().__init__(lattice, layout, session_id, key, entropy)
+            made.append(self)
+            keys.append(key)
+            assert key.any()
+            assert self._product._transform.any()
+
+    monkeypatch.setattr(client, "Encryption", Watched)
+    cohort = OneShotCohort()
+    if refused:
+        cohort.vectors["c00"] = np.full(150, 2**20, np.uint32)
+        with pytest.raises(UsageError, match="does not fit"):
+            cohort.answer("c00")
+    else:
+        cohort.answer("c00")
+    (encryption,), (key,) = made, keys
+    left = [key, encryption._blocks, encryption._drawn]
+    left += [encryption._product._transform, encryption._product._folded, encryption._product._biased]
+    assert not any(array.any() for array in left)

@@ -199,6 +199,20 @@ def write_all(upload: Upload, chunks: list[Chunk]) -> None:
         upload.write(chunk)
 
 
+@pytest.mark.parametrize(("phase", "kind"), [("Check", m.CheckReply), ("Opening", m.OpeningReply)])
+def test_header_of_a_member_larger_than_its_bound_is_refused(phase: str, kind: type) -> None:
+    """A megabyte of complaints, or of a share, is looked at by its length alone."""
+    cohort = OneShotCohort()
+    cohort.advance(phase)
+    genuine = cohort.answer("c02")
+    assert len(genuine.header) <= cohort.server.reply_limits().header
+    fields = {"complaints": (0,) * 2**20} if phase == "Check" else {"share": bytes(2**20)}
+    large = changed(genuine.header, kind, **fields)
+    with pytest.raises(PeerFault) as caught:
+        cohort.server.begin(large)
+    assert caught.value.reason is FaultReason.TOO_LARGE
+
+
 def test_chunks_of_the_wrong_length_or_number_are_refused(cohort) -> None:
     genuine = cohort.answer(ME)
     shares, ciphertext = genuine.chunks[:4], genuine.chunks[4:]
