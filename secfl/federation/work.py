@@ -73,7 +73,7 @@ def _gradient_sums(plan: Plan, silo: SiloSettings) -> Encode:
     def encode(
         state: Vector, used: DistributedMechanism, session: bytes, entropy: Entropy
     ) -> tuple[Words, MechanismReport]:
-        total = used.record_sum()
+        total = used.record_sum(trainer.margin)
         with model_code(f"training at silo {silo.name!r}", quote=False):
             trainer.add_gradients(plan.layout.unflatten(state), records, total, entropy)
         return used.encode_sum(total, session, entropy)

@@ -130,12 +130,17 @@ class RecordSum:
     """Sum of clipped per-record gradients of one step, exact; it depends on records and never leaves the party.
 
     :param maximum_records: public; the largest number of records a sum may have.
+    :param margin: part of the clip, in [0, 1), that gradients are kept below it: for what floating point may change in
+        the gradients of the *other* records when one more is computed along with them.
     """
 
-    def __init__(self, point: FixedPoint, maximum_records: int) -> None:
+    def __init__(self, point: FixedPoint, maximum_records: int, margin: float = 0.0) -> None:
+        if not 0.0 <= margin < 1.0:
+            raise UsageError(f"margin: {margin!r}; allowed: 0 or more, below 1")
         if point.clip_norm * maximum_records * 2.0**point.bits > EXACT:
             raise UsageError(f"{maximum_records} records at {point.bits} bits exceed 2^53")
         self.point = point
+        self._margin = margin
         self._maximum = maximum_records
         self.records = 0
         self.left_out = 0
@@ -168,7 +173,7 @@ class RecordSum:
         self.left_out += int(np.count_nonzero(~finite[:counted]))
         finite[counted:] = False
         slack = (self.point.dimension + 4) * _UNIT_ROUNDOFF
-        factor = self.point._factor(np.sqrt(np.where(finite, squares, 0.0)), slack)
+        factor = self.point._factor(np.sqrt(np.where(finite, squares, 0.0)) / (1.0 - self._margin), slack)
         self._accumulate(rows, finite, factor, slack)
 
     def add_clipped(self, total: Sequence[npt.NDArray[Any]], records: int) -> None:

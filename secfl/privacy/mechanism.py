@@ -295,9 +295,12 @@ class DistributedMechanism(msgspec.Struct, frozen=True, array_like=True, forbid_
         whole = self._fixed_point().clipped(sent)
         return self._words(whole, seed, entropy), MechanismReport(left_out=int(not finite), records=1)
 
-    def record_sum(self) -> RecordSum:
-        """An empty sum of clipped per-record gradients, for one step (mode B)."""
-        return RecordSum(self._fixed_point(), self.maximum_records)
+    def record_sum(self, margin: float = 0.0) -> RecordSum:
+        """An empty sum of clipped per-record gradients, for one step (mode B).
+
+        :param margin: see `RecordSum`.
+        """
+        return RecordSum(self._fixed_point(), self.maximum_records, margin)
 
     def encode_sum(self, records: RecordSum, seed: bytes, entropy: Entropy) -> tuple[Words, MechanismReport]:
         """Dither a step's sum to steps and add the party's share of noise (mode B); see :meth:`encode`.

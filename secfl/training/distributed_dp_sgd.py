@@ -64,11 +64,13 @@ def ghost_slack(settings: GradientSumSettings, shapes: Sequence[Sequence[int]]) 
     Ghost clipping sums inside matrix products. With unit roundoff u, at most B records of norm C, b of them in a
     physical batch: a sum is off by B b u C at most (Higham 2002, section 3.1), in each of the two neighbours; the norm
     of a linear layer's gradient, a product of two norms, by the sum of its two sides times u. Layers that are applied
-    more than once to a record (sequences, images) have norms whose terms may cancel: that is not in the bound.
+    more than once to a record (sequences, images) have norms whose terms may cancel: that is not in the bound. The
+    margin of `GradientSumSettings` is added.
     """
     records = settings.largest_sample
     physical = min(records, settings.max_physical_batch or records)
-    return (2 * records * physical + max(sum(shape) for shape in shapes) + 8) * _SINGLE
+    rounding = 2 * records * physical + max(sum(shape) for shape in shapes) + 8
+    return rounding * _SINGLE + settings.margin
 
 
 class DistributedDpSgd:
@@ -89,11 +91,12 @@ class DistributedDpSgd:
         self._behaviour_checked = False
         check_model(self._template)
         shapes = [parameter.shape for parameter in self._template.parameters() if parameter.requires_grad]
-        slack = ghost_slack(settings, shapes) if settings.grad_sample == "ghost" else 0.0
+        slack = ghost_slack(settings, shapes) if settings.grad_sample == "ghost" else settings.margin
         if slack > _MOST_SLACK:
             problem = f"rounding could add {slack:.0%} of the clip norm to float32 sums of so many records"
             raise ConfigError("training.max_physical_batch", problem, 'fewer records, or grad_sample "hooks"')
-        self._ghost_clip = settings.clip_norm * (1 - slack)
+        self.margin = slack
+        """Part of the clip to be kept free of gradients: see `RecordSum`."""
 
     def add_gradients(
         self, state: State, records: Dataset[Any], into: GradientSum, entropy: Callable[[int], bytes] = os.urandom
@@ -104,6 +107,7 @@ class DistributedDpSgd:
         must not depend on its records.
 
         :param state: all tensors of the model (:func:`secfl.training.state.model_state`).
+        :param into: clips with this trainer's ``margin``.
         :param entropy: source of the sample: ``os.urandom``, or a deterministic one in tests.
         :returns: records sampled. Private.
         :raises EncodingError: naming a tensor of ``state`` that does not fit the model or is not finite.
@@ -129,7 +133,9 @@ class DistributedDpSgd:
             into.add(gradients.of(*batch_of(records, rows), rows=len(rows), counted=counted), counted)
 
     def _add_ghost(self, model: nn.Module, records: Dataset[Any], parts: Parts, into: GradientSum) -> None:
-        step = DpStep(model, self._task, self.settings.stepwise(self._ghost_clip), os.urandom)
+        step = DpStep(
+            model, self._task, self.settings.stepwise(self.settings.clip_norm * (1 - self.margin)), os.urandom
+        )
         for rows, counted in parts:
             step.begin()
             step.add(*batch_of(records, rows), len(rows), counted)

@@ -135,6 +135,15 @@ class GradientSumSettings:
         """Most records that a step's sum may hold: public."""
         return largest_sample(self.nominal_size, self.sampling_rate)
 
+    @property
+    def margin(self) -> float:
+        """Part of the clip kept free for what floating point changes in other records' gradients.
+
+        In which batch and at which place a record is computed changes the last bits of its gradient. If by no more than
+        16 units in the last place of float32, relative to the clip, one record more moves B others by 16 B 2^-24.
+        """
+        return 16 * self.largest_sample * 2.0**-24
+
     def stepwise(self, clip_norm: float | None = None) -> DpSgdSettings:
         """The same constants for :class:`secfl.training.dp_step.DpStep`, of which no step is taken."""
         return DpSgdSettings(

@@ -23,6 +23,21 @@ from secfl.federation.roster_file import read_roster
 from secfl.federation.session import FinishedRun, resume, simulate
 from secfl.privacy.ledger import ReleaseState, verify
 
+TRAINING = "steps_per_round = {}\nlearning_rate = 0.5\nsampling_rate = 0.25\nclip_norm = 1.0\n"
+PRIVATE: dict[str, dict[str, str]] = {
+    "local-dp-sgd": {},
+    "distributed-dp-sgd": {
+        "training": f'[training]\nmode = "distributed-dp-sgd"\n{TRAINING.format(1)}',
+        "aggregation": "[aggregation]\n",
+    },
+    "client-level": {
+        "training": f'[training]\nmode = "client-level"\n{TRAINING.format(2)}',
+        "privacy": '[privacy]\nepsilon = 4.0\ndelta = 1e-5\nunit = "client"\n',
+        "aggregation": "[aggregation]\n",
+    },
+}
+"""Sections of the private modes."""
+MODES = pytest.mark.parametrize("mode", list(PRIVATE))
 ADAM = '[server]\noptimiser = "adam"\nlearning_rate = 0.3\n'
 
 
@@ -114,14 +129,15 @@ def test_a_run_resumes_bit_for_bit_under_its_protocol_and_with_its_keys(
         resume(run, task=tiny_task())
 
 
+@MODES
 def test_a_private_run_keeps_committed_rounds_and_tries_the_interrupted_one_afresh(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     # Dies after the session of round 2, before its result is remembered: everybody has sent, nobody gets a model.
     with monkeypatch.context() as patch:
         kill_at(patch, EmbeddedEngine, "run_session", 2, after=True)
         with pytest.raises(Killed):
-            start(tmp_path, private=True)
+            start(tmp_path, private=True, **PRIVATE[mode])
     run = only_run(tmp_path)
     before = load_checkpoint(run)
     assert before.progress.finished_round == 1
@@ -144,14 +160,15 @@ def test_a_private_run_keeps_committed_rounds_and_tries_the_interrupted_one_afre
         assert 0 < summary.spent.filter_epsilon <= 4.0
 
 
-def test_a_private_run_draws_fresh_noise_when_it_resumes(tmp_path: Path) -> None:
+@MODES
+def test_a_private_run_draws_fresh_noise_when_it_resumes(tmp_path: Path, mode: str) -> None:
     states = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, DirectoryJournal, "begin", 2, after=False)
             with pytest.raises(Killed):
-                start(tmp_path / name, private=True)
+                start(tmp_path / name, private=True, **PRIVATE[mode])
         first = load_checkpoint(only_run(tmp_path / name)).state
         states.append((first, resume(only_run(tmp_path / name), task=tiny_task()).result.state))
     (first_one, one), (first_two, two) = states
