@@ -11,7 +11,7 @@ import click
 import typer
 
 from secfl.cli.app import app
-from secfl.cli.errors import EXIT_CODES, HALTED, UNFIT
+from secfl.cli.errors import AUDIT_FAILED, EXIT_CODES, HALTED, UNFIT
 
 PAGE = Path(__file__).parents[1] / "reference" / "cli.md"
 
@@ -38,6 +38,7 @@ _CODES = {
     9: "the operating system refused: disk, permissions",
     HALTED: "a run that ended before its plan: a budget is spent, or too few silos took part; it still has a report",
     UNFIT: "`secfl doctor` found a fault that no run survives",
+    AUDIT_FAILED: "`secfl audit`: a test of the noise failed, or a claim was refuted",
     130: "interrupted by Ctrl-C",
 }
 
@@ -59,6 +60,10 @@ alone is a federation of one; pooled is a silo that holds all training records. 
 that the rows without privacy may be far from their best: `--plain-steps` and `--plain-learning-rate` change them. The
 metric is that on the test records of all silos together; the configuration must declare those unprotected
 (`evaluation.kind`).
+""",
+    "audit": """
+[Audit a configuration](../how-to/audit.md) says what the figures mean. The lower bound trains on the canaries for the
+whole plan: minutes for thousands of steps.
 """,
     "doctor": """
 `missing` is an extra that is not installed and `slow` a warning; only `failed` makes a machine unfit. The directory is

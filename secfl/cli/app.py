@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from secfl.cli import budget, compare, doctor, keys, ledger, report, resume, roster, run, version
+from secfl.cli import audit, budget, compare, doctor, keys, ledger, report, resume, roster, run, version
 from secfl.cli.errors import ErrorsToExitCodes
 
 __all__ = ["app", "main"]
@@ -20,6 +20,7 @@ app.command("run")(run.run)
 app.command("resume")(resume.resume)
 app.command("budget")(budget.budget)
 app.command("compare")(compare.compare)
+app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)

@@ -23,7 +23,7 @@ from protocols.errors import (
 )
 from secfl.cli.console import errors
 
-__all__ = ["EXIT_CODES", "HALTED", "UNFIT", "ErrorsToExitCodes", "exit_code"]
+__all__ = ["AUDIT_FAILED", "EXIT_CODES", "HALTED", "UNFIT", "ErrorsToExitCodes", "exit_code"]
 
 EXIT_CODES: dict[type[BaseException], int] = {
     ConfigError: 3,
@@ -39,6 +39,9 @@ EXIT_CODES: dict[type[BaseException], int] = {
 
 HALTED = 10
 """Exit code of a run that ended before its plan: a budget is spent, or too few silos took part."""
+
+AUDIT_FAILED = 12
+"""Exit code of `secfl audit` where a test of the noise fails or a claim is refuted."""
 
 UNFIT = 11
 """Exit code of `secfl doctor` where something fails that every run needs."""

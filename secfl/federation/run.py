@@ -29,7 +29,16 @@ from secfl.federation.telling import round_events
 from secfl.files import write_whole
 from secfl.report.model import RoundRow
 
-__all__ = ["Evaluate", "Observer", "RunResult", "first_checkpoint", "new_run_id", "run_rounds", "write_model"]
+__all__ = [
+    "Evaluate",
+    "Observer",
+    "RunResult",
+    "first_checkpoint",
+    "new_run_id",
+    "round_plan",
+    "run_rounds",
+    "write_model",
+]
 
 State = npt.NDArray[np.float32]
 Evaluate = Callable[[State], float]
@@ -128,7 +137,7 @@ class _Loop:
         self._journal = journal
         self._evaluate = evaluate
         self._observer = observer
-        self._rounds = _round_plan(plan, parties, start.progress.run_id)
+        self._rounds = round_plan(plan, parties, start.progress.run_id)
         self._buffered = _buffered(self._rounds, plan, parties, self._next_session)
         self._optimiser = server_optimiser(plan.config)
         self._optimiser.restore(start.moments)
@@ -209,7 +218,8 @@ class _Loop:
             self._observer(row)
 
 
-def _round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
+def round_plan(plan: Plan, parties: Parties, run_id: str) -> RoundPlan:
+    """What stays the same over the rounds of a run."""
     aggregation = plan.config.aggregation
     kind = BufferedPlan if plan.config.rounds.buffered else RoundPlan
     return kind(

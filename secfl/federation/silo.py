@@ -331,6 +331,11 @@ class Silo:
             workers=self._workers,
         )
 
+    @property
+    def training(self) -> Contribution:
+        """What it does when its vector is needed, for audits on made-up records."""
+        return self._training
+
     def __repr__(self) -> str:
         return f"Silo({self.identity.id!r})"
 
