@@ -12,19 +12,24 @@ Two bounds at one confidence, the error shared among all that is tried:
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import ConfigError
+from protocols.primitives.ring import Words, reduce_in_place
 from protocols.shape import Entropy
 from secfl.privacy.audit.bounds import clopper_pearson_mu, gaussian_epsilon, one_run_epsilon, split_guesses
 from secfl.privacy.audit.record import AuditResult
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.training import DpSgdSettings, LocalDpSgd, Task
+from secfl.training.sampling import poisson_sample
 
-__all__ = ["CANARIES", "CONFIDENCE", "Canaries", "local_canaries", "lower_bound"]
+__all__ = ["CANARIES", "CONFIDENCE", "Canaries", "local_canaries", "lower_bound", "record_canaries", "update_canaries"]
 
 CANARIES = 1000
 CONFIDENCE = 0.999
@@ -108,6 +113,60 @@ def local_canaries(
     update = trainer.train(state, task.silo_data("canaries", 0).train, steps, entropy).update["weight"][0]
     scores = -update.astype(np.float64) * settings.expected_batch / settings.learning_rate
     return Canaries(scores, included, steps * settings.sampling_rate * settings.clip_norm / 2)
+
+
+def record_canaries(
+    mechanism: DistributedMechanism, sampling_rate: float, rounds: int, entropy: Entropy = os.urandom
+) -> Canaries:
+    """Train in mode B, the canaries that are in at one silo, the others without records; the adversary adds up sums.
+
+    :param mechanism: of as many coordinates as there are to be canaries.
+    """
+    number, contributors = mechanism.dimension, mechanism.minimum_contributors
+    included = _coins(number, entropy)
+    gradients = np.eye(number, dtype=np.float32)[included] * np.float32(mechanism.clip_norm)
+    scores = np.zeros(number)
+    for _ in range(rounds):
+        sample = gradients[poisson_sample(len(gradients), sampling_rate, entropy)]
+        scores += _opened(mechanism, [[sample] if len(sample) else [], *[[]] * (contributors - 1)], entropy)
+    return Canaries(scores, included, rounds * sampling_rate * mechanism.clip_norm / 2)
+
+
+def update_canaries(
+    mechanism: DistributedMechanism, rounds: int, number: int, entropy: Entropy = os.urandom
+) -> Canaries:
+    """Sum in mode C: client i sends c e_i or zero in every round; as many cohorts as it takes for so many canaries.
+
+    :param mechanism: of as many coordinates as the fewest contributors.
+    """
+    clients = mechanism.minimum_contributors
+    cohorts = math.ceil(number / clients)
+    included = _coins(cohorts * clients, entropy)
+    scores = np.zeros((cohorts, clients))
+    for cohort, present in enumerate(included.reshape(cohorts, clients)):
+        vectors = np.diag(present).astype(np.float32) * np.float32(mechanism.clip_norm)
+        for _ in range(rounds):
+            seed = entropy(32)
+            words = [mechanism.encode(vector, seed, entropy)[0] for vector in vectors]
+            scores[cohort] += mechanism.decode(_sum(mechanism, words), clients, seed)
+    return Canaries(scores.ravel(), included, rounds * mechanism.clip_norm / 2)
+
+
+def _opened(mechanism: DistributedMechanism, gradients: list[list[Any]], entropy: Entropy) -> Values:
+    """The sum of the silos' noised sums of gradients, as the server sees it."""
+    seed, words = entropy(32), []
+    for own in gradients:
+        total = mechanism.record_sum()
+        if own:
+            total.add(own)
+        words.append(mechanism.encode_sum(total, seed, entropy)[0])
+    return mechanism.decode(_sum(mechanism, words), len(gradients), seed)
+
+
+def _sum(mechanism: DistributedMechanism, words: list[Words]) -> Words:
+    total: Words = np.add.reduce(words, dtype=mechanism.word_dtype)
+    reduce_in_place(total, mechanism.modulus_bits)
+    return total
 
 
 def _coins(number: int, entropy: Entropy) -> npt.NDArray[np.bool_]:
