@@ -111,6 +111,7 @@ def _of_config(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
         "silos": config.cohort_size,
         "records": sum(silo.nominal_size for silo in config.silo),
         "protocol": config.aggregation.protocol,
+        "protocol_failure": config.protocol.statistical_failure,
         "clip_norm": training.clip_norm,
         "noise_multiplier": training.noise_multiplier if mode == training.mode else None,
         "delta": privacy.delta if privacy is not None else None,

@@ -116,6 +116,7 @@ class TrainingPlan:
     :param clip_norm: C, of a record's gradient, in mode C of a silo's update.
     :param dimension: coordinates of an update: rounding costs a little noise for each.
     :param protocol: that hides single vectors.
+    :param protocol_failure: probability, one sum, that it does not, whatever is computed; see `Floors`.
     :raises PrivacyError: a value out of its range, named.
     """
 
@@ -132,6 +133,7 @@ class TrainingPlan:
     clip_norm: float = 1.0
     dimension: int = 10**6
     protocol: str = "secagg"
+    protocol_failure: float = 0.0
 
     def __post_init__(self) -> None:
         require_delta(self.delta)
@@ -158,7 +160,13 @@ class TrainingPlan:
     @property
     def floors(self) -> Floors:
         """What the claims rest on."""
-        return Floors(self.minimum_contributors, self.colluding, self.protocol, local_dimension=self.dimension)
+        return Floors(
+            self.minimum_contributors,
+            self.colluding,
+            self.protocol,
+            protocol_failure=self.protocol_failure,
+            local_dimension=self.dimension,
+        )
 
     def mechanism(self) -> DistributedMechanism:
         """That of modes B and C, with the scale that a run would choose for this plan.

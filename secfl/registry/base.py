@@ -173,6 +173,11 @@ class Entry(ABC):
 
     # -- words ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def statistical_failure(self) -> float:
+        """Probability, one sum, that a single vector lies bare whatever is computed; it is charged to delta."""
+        return 0.0
+
     @abstractmethod
     def describe(self, figures: Figures) -> dict[str, str | int | float]:
         """What is peculiar to it, for a report."""

@@ -94,6 +94,11 @@ class SparseSecAgg(SecAgg):
             raise UsageError("the degree that was found has no threshold")
         return allowed
 
+    @property
+    def statistical_failure(self) -> float:
+        """A ring that leaves a silo among colluders. The 64 bits more of ``fully active`` go to the server's tries."""
+        return 2.0**-SECURITY_BITS
+
     def session_options(self) -> dict[str, Any]:
         """See `Entry.session_options`."""
         return {"graph": "harary", "dropout_rate": self.dropout_rate, "claim": self.claim}

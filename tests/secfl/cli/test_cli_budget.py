@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -99,6 +100,15 @@ def test_the_noise_is_what_a_run_of_the_configuration_would_have(mode: str, tmp_
     assert plan["mode"] == mode
     assert plan["noise_multiplier"] == pytest.approx(run, rel=1e-7)
     assert (plan["minimum_contributors"], plan["colluding"]) == (config.minimum_contributors, config.collusion_bound)
+
+
+def test_a_sparse_graph_is_charged_to_delta(tmp_path: Path, secfl: Any) -> None:
+    silos = tuple(f"silo-{number}" for number in range(120))
+    text = study_text(silos, private=True, aggregation='graph = "sparse"')
+    text = text.replace('mode = "local-dp-sgd"', 'mode = "distributed-dp-sgd"').replace("value_range = 4.0\n", "")
+    config = write_study(tmp_path, text.replace("steps_per_round = 2", "steps_per_round = 1"))
+    for claim in answered(secfl, config)["claims"]:
+        assert claim["delta"] - 1e-5 == pytest.approx((1 + math.exp(claim["epsilon"])) * 2 * 2.0**-40, rel=1e-6)
 
 
 def test_options_change_a_configuration_and_another_mode_keeps_its_gradient_steps(tmp_path: Path, secfl: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,13 @@ class TestPlan:
         assert planned().noise_in_mean() == pytest.approx(share * 20**0.5 / (0.05 * 20_000), rel=1e-3)
         assert planned().noise_in_mean(18) == pytest.approx(share * 18**0.5 / (0.05 * 18_000), rel=1e-3)
         assert MODES[2].noise_in_mean() == pytest.approx(20.0 / 12**0.5 * 20**0.5 / 20, rel=1e-3)
+
+    def test_a_protocol_that_may_fail_is_charged_for_every_sum(self) -> None:
+        sparse = planned(protocol_failure=2.0**-40)
+        for claim in epsilon_of_plan(sparse):
+            assert claim.epsilon is not None
+            part = claim.delta_parts["statistical failure of the protocol"]
+            assert part == pytest.approx((1 + math.exp(claim.epsilon)) * 100 * 2.0**-40, rel=1e-12)
 
     def test_epsilon_by_colluders_ends_where_the_protocol_does(self) -> None:
         points = epsilon_by_colluders(planned())
