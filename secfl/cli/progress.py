@@ -40,7 +40,8 @@ class RoundsProgress:
     def show(self, row: RoundRow) -> None:
         """Tell of an attempt at a round."""
         note = escape(self._note(row))
-        self._progress.update(self._task, completed=row.number if row.completed else row.number - 1, note=note)
+        done = row.number if row.completed else row.number - 1  # sessions of buffered rounds may be more than rounds
+        self._progress.update(self._task, completed=min(done, self._settings.run.rounds), note=note)
         if not console.is_terminal:
             console.print(note, soft_wrap=True)
 

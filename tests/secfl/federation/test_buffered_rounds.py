@@ -16,7 +16,7 @@ from secfl.config import Config, load_config, parse_config
 from secfl.engines import EmbeddedEngine
 from secfl.engines.base import Carried
 from secfl.federation.buffered_silo import BufferedSilo, staleness_units
-from secfl.federation.run import RunResult, _buffered, _round_plan
+from secfl.federation.run import RunResult, _buffered, round_plan
 from secfl.federation.session import simulate
 from secfl.federation.silo import context_hash
 
@@ -117,7 +117,7 @@ def test_same_seed_gives_the_same_run(tmp_path: Path) -> None:
 def test_mean_is_weighted_by_staleness(tmp_path: Path) -> None:
     with open_study(tmp_path, buffered_text(9, more='staleness = "polynomial"\n')) as study:
         sent, engine = watch_updates(study), Watching(study)
-        rounds = _round_plan(study.plan, study.parties, "run-1")
+        rounds = round_plan(study.plan, study.parties, "run-1")
         numbers = iter(range(1, 10))
         buffered = _buffered(rounds, study.plan, study.parties, lambda: next(numbers))
         assert buffered is not None
@@ -192,7 +192,7 @@ class Announcing:
         silo = study.parties.silos[name]
         assert isinstance(silo, BufferedSilo)
         self.name, self.silo, self.study = name, silo, study
-        self.plan = _round_plan(study.plan, study.parties, "run-1")
+        self.plan = round_plan(study.plan, study.parties, "run-1")
 
     def context(self, fill: float) -> bytes:
         return np.full(self.study.plan.layout.size, fill, "<f4").tobytes()
@@ -285,6 +285,24 @@ def test_settings_that_do_not_fit_are_refused_by_name(change: tuple[str, str], k
     with pytest.raises(ConfigError) as caught:
         parse_config(text.replace(*change))
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("distributed-dp-sgd", {"steps_per_round = 2": "steps_per_round = 1"}),
+        ("client-level", {"[privacy]\n": '[privacy]\nunit = "client"\n'}),
+    ],
+)
+def test_noise_that_a_cohort_shares_out_is_refused(mode: str, changes: dict[str, str]) -> None:
+    """Every sum must hold all of its parts: a late update would bring noise that was made for another."""
+    text = buffered_text(2, private=True)
+    for old, new in {'mode = "local-dp-sgd"': f'mode = "{mode}"', "value_range = 4.0\n": "", **changes}.items():
+        assert old in text
+        text = text.replace(old, new)
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    assert (caught.value.key, mode in str(caught.value)) == ("rounds.mode", True)
 
 
 def test_whole_run_ends_with_its_report(tmp_path: Path) -> None:

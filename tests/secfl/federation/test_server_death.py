@@ -21,7 +21,7 @@ from protocols.session import SessionParameters
 from protocols.shape import Aggregate, Chunk, MessageLimits, PhaseSummary, Reply, Request, ServerSession, Upload, Words
 from secfl.encoding import decode_mean
 from secfl.engines.base import Carried, upload
-from secfl.federation.run import _round_plan, first_checkpoint, run_rounds
+from secfl.federation.run import first_checkpoint, round_plan, run_rounds
 from secfl.files import write_whole
 from secfl.privacy.accounting import RdpFilter, steps_left
 
@@ -143,7 +143,7 @@ def test_a_server_killed_after_every_phase_gives_the_same_sum_and_charges_once(t
     with open_study(tmp_path, study_text(private=True, rounds=1)) as study:
         state = study.plan.initial_vector()
         context = state.astype("<f4").tobytes()
-        parameters = _round_plan(study.plan, study.parties, RUN).parameters(1, 0, SILOS, context)
+        parameters = round_plan(study.plan, study.parties, RUN).parameters(1, 0, SILOS, context)
         server = ServerInAnotherProcess(parameters, study.parties.roster, tmp_path / "server.blob")
         updates = {}
         for name, silo in study.parties.silos.items():
