@@ -13,6 +13,7 @@ except ImportError as _error:
 
 from secfl.engines.flower.client import secagg_mod
 from secfl.engines.flower.engine import FlowerEngine
+from secfl.engines.flower.noise import ClientLevelNoise
 from secfl.engines.flower.strategy import SecureAggregation, SecureRound
 
-__all__ = ["FlowerEngine", "SecureAggregation", "SecureRound", "secagg_mod"]
+__all__ = ["ClientLevelNoise", "FlowerEngine", "SecureAggregation", "SecureRound", "secagg_mod"]

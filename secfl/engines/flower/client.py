@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from protocols.errors import EncodingError, FaultReason, PolicyRefused, ProtocolError, ServerFault
+from protocols.errors import EncodingError, FaultReason, PolicyRefused, PrivacyError, ProtocolError, ServerFault
 from protocols.session import ClientPolicy
 from protocols.shape import Entropy, Need, Reply
 from protocols.wire import peek_kind
 from secfl.encoding import EncodingScheme, TensorLayout
 from secfl.engines.flower.envelope import Letter, has_letter, own_records, read_letter, write_letter
 from secfl.engines.flower.home import NodeHome
+from secfl.engines.flower.noise import NoisedSilo, NoisedUpdate, check_mechanism, open_node_ledger
 from secfl.engines.flower.roll_call import answer_call
 from secfl.engines.flower.terms import Terms, bound_parts, model_of
 from secfl.events import jsonl_observer
-from secfl.federation.silo import LocalTraining, Silo, Vector
+from secfl.federation.silo import Contribution, LocalTraining, Scheme, Silo, Vector
+from secfl.privacy.events import AnyPrivacyEvent
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.registry import offered
 
 __all__ = ["OUTSIDE", "attend", "secagg_mod"]
+
+SchemeT = TypeVar("SchemeT", EncodingScheme, DistributedMechanism)
 
 OUTSIDE = (
     "a training message outside any secure session: an unprotected update never leaves this node "
@@ -57,10 +63,51 @@ def _answer(
     _require_request(letter)
     if not letter.terms:
         return _message(attend(home, letter), message)
-    with jsonl_observer(home.path / "local.jsonl", mode=0o600) as notes:
-        app = _AppTraining(message, context, call_next, Terms.from_bytes(letter.terms), home)
-        silo = _silo(home, letter, Silo, app.training(), app.scheme, weight=app.weight, notes=notes)
+    terms, privacy = Terms.from_bytes(letter.terms), home.floors.privacy
+    _check_terms(terms, home)
+    app = _AppTraining(message, context, call_next, terms, str(home.identity.id))
+    with ExitStack() as resources:
+        options: dict[str, Any] = {
+            "notes": resources.enter_context(jsonl_observer(home.path / "local.jsonl", mode=0o600)),
+            "weight": app.weight,
+        }
+        if privacy is None:
+            silo = _silo(home, letter, Silo, app.training(), _scheme(terms, EncodingScheme), **options)
+        else:
+            used = _scheme(terms, DistributedMechanism)
+            check_mechanism(used, privacy)
+            event = used.plan.event(1, sampling_rate=1.0)
+            ledger = resources.enter_context(open_node_ledger(home.path, home.identity, privacy, event))
+            silo = _silo(home, letter, NoisedSilo, app.noised(event), used, ledger=ledger, **options)
         return _message(silo.answer(letter.header, letter.chunks, app.state.astype("<f4").tobytes()), message)
+
+
+def _check_terms(terms: Terms, home: NodeHome) -> None:
+    """Hold what the server proposes against the node's own settings.
+
+    :raises PolicyRefused: naming what differs.
+    """
+    floors = home.floors
+    if terms.weights == "public" and dict(terms.public) != floors.weights:
+        raise PolicyRefused("weights", dict(terms.public), f"{floors.weights}, as this node has them")
+    if terms.noise != (floors.privacy is not None):
+        required = (
+            "noise, as [privacy] in its node.toml says" if floors.privacy else "none without a budget in node.toml"
+        )
+        raise PolicyRefused("noise", "some" if terms.noise else "none", required)
+    if terms.noise and terms.weights != "uniform":
+        raise PolicyRefused("weights", terms.weights, "uniform, under noise")
+
+
+def _scheme(terms: Terms, kind: type[SchemeT]) -> SchemeT:
+    try:
+        scheme = kind.from_bytes(terms.encoding)
+    except (EncodingError, PrivacyError) as error:
+        raise ServerFault(FaultReason.MALFORMED, str(error)) from None
+    expected = {"examples": "private", "public": "public", "uniform": "none"}[terms.weights]
+    if isinstance(scheme, EncodingScheme) and scheme.weighting != expected:
+        raise PolicyRefused("weighting", scheme.weighting, f"{expected}, with weights {terms.weights!r}")
+    return scheme
 
 
 def _message(reply: Reply, message: Message) -> Message:
@@ -88,8 +135,8 @@ def _silo(
     home: NodeHome,
     letter: Letter,
     kind: type[Silo],
-    training: LocalTraining,
-    scheme: EncodingScheme,
+    training: Contribution,
+    scheme: Scheme,
     *,
     policy: ClientPolicy | None = None,
     **options: Any,
@@ -114,21 +161,11 @@ class _AppTraining:
     """The app's training function, as a silo's."""
 
     def __init__(
-        self, message: Message, context: Context, call_next: ClientAppCallable, terms: Terms, home: NodeHome
+        self, message: Message, context: Context, call_next: ClientAppCallable, terms: Terms, party: str
     ) -> None:
         self._message, self._context, self._call_next = message, context, call_next
-        self._terms = terms
-        self._party = str(home.identity.id)
+        self._terms, self._party = terms, party
         self._examples = 0
-        if terms.weights == "public" and dict(terms.public) != home.floors.weights:
-            raise PolicyRefused("weights", dict(terms.public), f"{home.floors.weights}, as this node has them")
-        try:
-            self.scheme = EncodingScheme.from_bytes(terms.encoding)
-        except EncodingError as error:
-            raise ServerFault(FaultReason.MALFORMED, str(error)) from None
-        expected = {"examples": "private", "public": "public", "uniform": "none"}[terms.weights]
-        if self.scheme.weighting != expected:
-            raise PolicyRefused("weighting", self.scheme.weighting, f"{expected}, with weights {terms.weights!r}")
         self._name, arrays = model_of(message.content)
         tensors = {name: array.numpy() for name, array in arrays.items()}
         self._layout = TensorLayout.of(tensors)
@@ -138,6 +175,10 @@ class _AppTraining:
     def training(self) -> LocalTraining:
         """As a silo takes it."""
         return LocalTraining(self._update, None, self._layout, self._layout, self._bound)
+
+    def noised(self, event: AnyPrivacyEvent) -> NoisedUpdate:
+        """The same with noise."""
+        return NoisedUpdate(self._update, event, self._layout, self._layout, self._bound)
 
     def weight(self) -> int:
         """Of the update, known once the app has trained."""
@@ -172,6 +213,8 @@ class _AppTraining:
             found = tensors.get(entry.name)
             if found is not None and found.dtype.kind == "f":
                 tensors[entry.name] = found.astype(entry.dtype, copy=False)
+        if self._terms.noise and not all(np.isfinite(found).all() for found in tensors.values()):
+            return np.full(self._layout.size, np.nan, np.float32)  # it counts as zero: who takes part tells nothing
         return np.asarray(self._layout.flatten(tensors), np.float32)
 
     def _number_of_examples(self, content: RecordDict) -> int:

@@ -29,6 +29,7 @@ from protocols.oneshot import CommitteeIdentity
 from protocols.primitives.labels import tagged_hash
 from protocols.session import ClientPolicy, default_collusion_bound
 from secfl.config_messages import describe_problem
+from secfl.engines.flower.noise import NodePrivacy
 from secfl.engines.flower.terms import assumed_collusion
 from secfl.engines.sealed_sessions import SealedSessions
 from secfl.engines.storage import FileStore
@@ -61,6 +62,8 @@ class Floors(BaseModel):
     maximum_vector_length: Annotated[int, Field(ge=1)] = 2**32
     weights: dict[str, Annotated[int, Field(ge=1, lt=2**29)]] = {}
     """Public weights, of all parties, as agreed on outside; without them a server may not set weights."""
+    privacy: NodePrivacy | None = None
+    """With it the node sends updates under noise alone, as long as its budget lasts."""
 
 
 @dataclass(frozen=True)

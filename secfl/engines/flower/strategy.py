@@ -22,9 +22,11 @@ from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
 from secfl.engines.base import Carried
 from secfl.engines.flower.engine import FlowerEngine, Payload
 from secfl.engines.flower.grid import TrainingGrid
+from secfl.engines.flower.noise import ClientLevelNoise
 from secfl.engines.flower.terms import Terms, assumed_collusion, bound_parts, model_of, settings_digest
 from secfl.federation.roster_file import read_roster
-from secfl.federation.silo import context_hash
+from secfl.federation.silo import Scheme, context_hash
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.registry import offered
 
 __all__ = ["SINGLE_UPDATES", "SecureAggregation", "SecureRound"]
@@ -82,6 +84,8 @@ class SecureAggregation:
     :param threshold: t, and ``collusion_bound`` c: None for the protocol's defaults.
     :param weights: ``"examples"`` as FedAvg weights, the numbers hidden in the sum; ``"uniform"``; or public integers
         by party, which every node must have in its ``node.toml``.
+    :param noise: client-level differential privacy: every node clips its update and adds a share of noise. Weights are
+        then ``"uniform"``, and each node needs a ``[privacy]`` of its own in ``node.toml``.
     :param value_range: bound of each coordinate of an *update* (trained model less global model). Public; what lies
         beyond is clipped at the node, which keeps count.
     :param value_bits: of a coordinate before weights; 16 with weights and 20 without them.
@@ -102,6 +106,7 @@ class SecureAggregation:
         threshold: int | None = None,
         collusion_bound: int | None = None,
         weights: Literal["examples", "uniform"] | Mapping[str, int] = "examples",
+        noise: ClientLevelNoise | None = None,
         value_range: float = 8.0,
         value_bits: int | None = None,
         rounding: Literal["stochastic", "nearest"] = "stochastic",
@@ -114,6 +119,8 @@ class SecureAggregation:
         offered(protocol)
         if isinstance(weights, str) and weights not in ("examples", "uniform"):
             raise UsageError(f"weights: {weights!r}; allowed: 'examples', 'uniform' or public integers by party")
+        if noise is not None and weights != "uniform":
+            raise UsageError(f"weights: {weights!r} with noise; allowed: 'uniform'")
         if attempts < 1:
             raise UsageError(f"attempts: {attempts}; allowed: at least 1")
         self.strategy = strategy
@@ -122,7 +129,7 @@ class SecureAggregation:
         self.rounds: list[SecureRound] = []
         """Every attempt at a round, in order."""
         self._threshold, self._collusion_bound, self._min_contributors = threshold, collusion_bound, min_contributors
-        self._weights = weights
+        self._weights, self._noise = weights, noise
         self._value_range, self._rounding = float(value_range), rounding
         self._value_bits = value_bits or (20 if weights == "uniform" else 16)
         self._maximum_examples = maximum_examples
@@ -187,6 +194,11 @@ class SecureAggregation:
         missing = set(cohort) - set(dict(public))
         if kind == "public" and missing:
             raise UsageError(f"weights: none for {', '.join(sorted(missing))}")
+        key = getattr(self.strategy, "weighted_by_key", "num-examples")
+        if self._noise is not None:
+            collusion = self._collusion(len(cohort))
+            used = self._noise.mechanism(layout, len(cohort), self._minimum(collusion), collusion)
+            return Terms(encoding=used.to_bytes(), weights="uniform", weighted_by=key, noise=True)
         maximum = {"examples": self._maximum_examples, "uniform": 1}.get(kind) or max(dict(public).values())
         scheme = EncodingScheme.choose(
             self._value_range,
@@ -198,7 +210,6 @@ class SecureAggregation:
             rounding=self._rounding,
             on_overflow="clip",
         )
-        key = getattr(self.strategy, "weighted_by_key", "num-examples")
         return Terms(encoding=scheme.to_bytes(), weights=kind, weighted_by=key, public=public)
 
     def _parameters(
@@ -211,11 +222,9 @@ class SecureAggregation:
         layout: TensorLayout,
         state: npt.NDArray[np.float32],
     ) -> SessionParameters:
-        scheme = EncodingScheme.from_bytes(terms.encoding)
+        scheme = _scheme(terms)
         bound = bound_parts(content, terms, layout)
-        collusion = self._collusion_bound
-        if collusion is None:
-            collusion = assumed_collusion(self.protocol, self.roster, len(cohort))
+        collusion = self._collusion(len(cohort))
         return offered(self.protocol).parameters(
             self.roster,
             cohort,
@@ -231,14 +240,17 @@ class SecureAggregation:
             public_context=self._public_context,
             threshold=self._threshold,
             collusion_bound=collusion,
-            minimum_contributors=self._min_contributors or max(collusion + 2, 3),
+            minimum_contributors=self._minimum(collusion),
         )
 
     def _mean(self, terms: Terms, layout: TensorLayout, carried: Carried) -> tuple[npt.NDArray[np.float64], int]:
         """Mean update and summed weight."""
-        scheme, aggregate = EncodingScheme.from_bytes(terms.encoding), carried.aggregate
+        scheme, aggregate = _scheme(terms), carried.aggregate
         if aggregate is None:
             raise UsageError("there is no sum")
+        if isinstance(scheme, DistributedMechanism):
+            number = len(aggregate.contributors)
+            return scheme.decode(aggregate.sum, number, aggregate.session_id) / number, number
         if terms.weights == "examples":
             total = int(aggregate.sum[-1])
             return decode_mean(aggregate.sum, scheme, layout=layout), total
@@ -252,10 +264,22 @@ class SecureAggregation:
         arrays = ArrayRecord({tensor: Array(np.ascontiguousarray(value)) for tensor, value in tensors.items()})
         return RecordDict({name: arrays, "metrics": MetricRecord({key: examples})})
 
+    def _collusion(self, cohort: int) -> int:
+        given = self._collusion_bound
+        return assumed_collusion(self.protocol, self.roster, cohort) if given is None else given
+
+    def _minimum(self, collusion: int) -> int:
+        return self._min_contributors or max(collusion + 2, 3)
+
     def _require_engine(self) -> FlowerEngine:
         if self.engine is None:
             raise UsageError("training messages outside start()")
         return self.engine
+
+
+def _scheme(terms: Terms) -> Scheme:
+    kind = DistributedMechanism if terms.noise else EncodingScheme
+    return kind.from_bytes(terms.encoding)
 
 
 def refuse_single_updates(strategy: Strategy) -> None:

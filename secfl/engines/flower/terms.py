@@ -29,11 +29,12 @@ Weight = Annotated[int, msgspec.Meta(ge=1, lt=2**29)]
 class Terms(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How an app's reply becomes a vector.
 
-    :param encoding: canonical bytes of the `EncodingScheme`; the session's parameters repeat them.
+    :param encoding: canonical bytes of how vectors become words; the session's parameters repeat them.
     :param weights: ``examples``: a node weights its update by the number of examples that its app gives, which goes
         into the sum; ``public``: by the weight in ``public``; ``uniform``: by 1.
     :param weighted_by: key of that number in the app's metric record.
     :param public: weight of each party, in the order of names; empty unless weights are public.
+    :param noise: whether ``encoding`` is a `DistributedMechanism`, with a share of noise in each vector.
     """
 
     version: Literal[1] = 1
@@ -41,6 +42,7 @@ class Terms(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     weights: Literal["examples", "public", "uniform"]
     weighted_by: Name
     public: Annotated[tuple[tuple[Name, Weight], ...], msgspec.Meta(max_length=2**16)] = ()
+    noise: bool = False
 
     def to_bytes(self) -> bytes:
         """Canonical encoding."""
