@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from protocols.identity import Role, Roster
-from secfl.engines.flower.deployment import Deployment, NodeSettings
+from secfl.engines.flower.deployment import Deployment, NodeSettings, simulate
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.roster_file import ROSTER_NAME, write_roster
 
@@ -53,10 +53,23 @@ def run(hospitals: Deployment, app: Path, **config: str | int | float) -> None:
     print(f"model: {output}")
 
 
+def simulation(hospitals: Deployment, protocol: str) -> str:
+    """The app on Ray; nodes are numbered, and find their folders by that."""
+    directory = hospitals.directory / "simulation"
+    directory.mkdir(exist_ok=True)
+    for number, settings in enumerate(hospitals.nodes.values()):
+        link = directory / f"node-{number}"
+        if not link.exists():
+            link.symlink_to(settings.home.resolve())
+    environment = {"SECFL_HOME": str(directory / "node-{partition-id}"), "HOSPITALS_DATA": str(DATA)}
+    config = {"protocol": protocol, "output": str(directory / "model.safetensors")}
+    return simulate(directory, HERE, len(hospitals.nodes), config, environment)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("start", "run", "show", "stop", "all"))
+    parser.add_argument("what", choices=("start", "run", "show", "stop", "all", "simulate"))
     parser.add_argument("--directory", type=Path, default=HERE / "deployment")
     parser.add_argument("--protocol", choices=("oneshot", "secagg"), default="oneshot")
     arguments = parser.parse_args()
@@ -71,6 +84,8 @@ def main() -> None:
     finally:
         if arguments.what in ("stop", "all"):
             hospitals.stop()
+    if arguments.what == "simulate":
+        print(simulation(hospitals, arguments.protocol))
     if arguments.what == "show":
         print(f"processes: {hospitals.processes()}")
         print(hospitals.flwr("supernode", "list", "loopback"), hospitals.flwr("list", "loopback"))

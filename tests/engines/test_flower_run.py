@@ -14,7 +14,7 @@ from secfl.config import load_config
 from secfl.federation.session import simulate
 from secfl.report.model import RunReport
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
 HEART = Path(__file__).parents[2] / "examples" / "heart"
 TRAINING = """
@@ -53,7 +53,7 @@ def test_the_heart_example_gives_the_model_of_the_embedded_engine_bit_for_bit(tm
     (study / "config.toml").write_text(TRAINING + silos)
     command = [sys.executable, "-m", "secfl", "run", "--engine", "flower", str(study / "config.toml")]
     done = subprocess.run(
-        [*command, "--output", str(tmp_path / "runs")], capture_output=True, text=True, timeout=280, check=False
+        [*command, "--output", str(tmp_path / "runs")], capture_output=True, text=True, timeout=800, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (directory,) = (tmp_path / "runs").iterdir()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import TensorDataset
 
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 COLUMNS = (
     "age", "sex", "cp", "trestbps", "chol", "fbs", "restecg",
     "thalach", "exang", "oldpeak", "slope", "ca", "thal", "num",
@@ -40,6 +44,13 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """One logit a record."""
         return self.fc(x).squeeze(1)
+
+
+def records_of(node: Mapping[str, Any]) -> str:
+    """Path of a node's records: as its own configuration says, or in a simulation by its number."""
+    if "data" in node:
+        return str(node["data"])
+    return str(Path(os.environ["HOSPITALS_DATA"]) / f"processed.{HOSPITALS[int(node['partition-id'])]}.data")
 
 
 def load_data(path: str) -> tuple[TensorDataset, TensorDataset]:

@@ -36,7 +36,7 @@ from protocols.errors import ConfigError, ProtocolError
 from secfl.engines.flower.certificates import write_certificates, write_node_key
 from secfl.files import write_whole
 
-__all__ = ["ENVIRONMENT", "Deployment", "NodeSettings"]
+__all__ = ["ENVIRONMENT", "Deployment", "NodeSettings", "marked_processes", "simulate"]
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -148,16 +148,9 @@ class Deployment:
 
     def stop(self) -> None:
         """Stop everything that was started, first kindly; when it returns nothing of it runs."""
-        for ask in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + STOP_SECONDS
-            for process in self.processes():
-                _send(process, ask)
-            while self.processes() and time.monotonic() < deadline:
-                time.sleep(0.1)
+        if self._state.exists():
+            stop_marked(self._read()["mark"])
         self._children = [child for child in self._children if child.poll() is None]
-        left = self.processes()
-        if left:
-            raise ProtocolError(f"processes that do not end: {', '.join(map(str, left))}")
         self._state.unlink(missing_ok=True)
 
     def processes(self) -> list[int]:
@@ -260,14 +253,7 @@ class Deployment:
 
     def _environment(self, flower: Path) -> dict[str, str]:
         """Of a process; ``flower`` is where Flower keeps what is that process's own."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {
-            **os.environ,
-            **ENVIRONMENT,
-            "PATH": path,
-            "FLWR_HOME": str(flower),
-            MARK: self._read()["mark"],
-        }
+        return _base_environment(flower, self._read()["mark"])
 
     def _write_connection(self, port: int) -> None:
         folder = self.directory / "flower"
@@ -286,6 +272,57 @@ class Deployment:
         write_whole(self._state, json.dumps(state, indent=2).encode())
 
 
+def simulate(
+    directory: Path,
+    app: Path,
+    nodes: int,
+    config: Mapping[str, str | int | float] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run an app with Flower's own simulation (``flwr run``, on Ray) and stop what it leaves running; the run's log.
+
+    Nodes have no configuration of their own there but ``partition-id``: name their folders by ``SECFL_HOME``.
+
+    :param directory: where Flower keeps what is this simulation's own.
+    :param environment: beside `ENVIRONMENT`.
+    :raises ProtocolError: it failed; with what it printed.
+    """
+    mark = secrets.token_hex(16)
+    (directory / "flower").mkdir(parents=True, exist_ok=True)
+    ports = {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()), "FLWR_LOCAL_CONTROL_API_PORT": str(_free_port())}
+    given = " ".join(f"{key}={json.dumps(value)}" for key, value in (config or {}).items())
+    run = [_command("flwr"), "run", str(app), "local", "--stream", "--federation-config", f"num-supernodes={nodes}"]
+    try:
+        done = subprocess.run(
+            [*run, *(("--run-config", given) if given else ())],
+            env={**_base_environment(directory / "flower", mark), **ports, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        stop_marked(mark)
+    if done.returncode:
+        raise ProtocolError(f"flwr run: {(done.stdout + done.stderr).strip()[-4000:]}")
+    return done.stdout
+
+
+def stop_marked(mark: str) -> None:
+    """Stop all processes with a mark, first kindly.
+
+    :raises ProtocolError: one does not end.
+    """
+    for ask in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in marked_processes(mark):
+            _send(process, ask)
+        while marked_processes(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    left = marked_processes(mark)
+    if left:
+        raise ProtocolError(f"processes that do not end: {', '.join(map(str, left))}")
+
+
 def marked_processes(mark: str) -> list[int]:
     """Ids of the living processes with this mark in their environment."""
     wanted = f"{MARK}={mark}".encode()
@@ -300,6 +337,11 @@ def _environments() -> Iterable[tuple[int, bytes]]:
             yield int(entry.name), (entry / "environ").read_bytes()
         except OSError:  # it ended, or is somebody else's
             continue
+
+
+def _base_environment(flower: Path, mark: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **ENVIRONMENT, "PATH": path, "FLWR_HOME": str(flower), MARK: mark}
 
 
 def _send(process: int, what: signal.Signals) -> None:

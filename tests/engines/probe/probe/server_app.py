@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,15 @@ app = ServerApp()
 class Unprotected(FedAvg):
     """Asks for the app's training without the mod."""
 
+    grid: Grid
+    lingering: float
+
     def _construct_messages(self, record, node_ids, message_type):
-        return super()._construct_messages(record, node_ids, "train.plain")
+        messages = super()._construct_messages(record, node_ids, "train.plain")
+        if self.lingering:
+            self.grid.push_messages(messages)
+            time.sleep(self.lingering)
+        return messages
 
 
 @app.main()
@@ -29,7 +37,9 @@ def main(grid: Grid, context: Context) -> None:
     start = ArrayRecord({"weight": Array(np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4))})
     rounds = int(config["rounds"])
     if not config["secure"]:
-        result, rows = Unprotected(**nodes).start(grid, start, num_rounds=rounds), []
+        strategy = Unprotected(**nodes)
+        strategy.grid, strategy.lingering = grid, float(config["lingering"])
+        result, rows = strategy.start(grid, start, num_rounds=rounds), []
     else:
         strategy = SecureAggregation(
             FedAvg(**nodes),
