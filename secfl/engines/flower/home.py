@@ -62,6 +62,8 @@ class Floors(BaseModel):
     maximum_vector_length: Annotated[int, Field(ge=1)] = 2**32
     weights: dict[str, Annotated[int, Field(ge=1, lt=2**29)]] = {}
     """Public weights, of all parties, as agreed on outside; without them a server may not set weights."""
+    mark: str | None = None
+    """Path of the once-only store's mark, in a place that no restore of this folder reaches; see `FileStore`."""
     privacy: NodePrivacy | None = None
     """With it the node sends updates under noise alone, as long as its budget lasts."""
 
@@ -106,10 +108,11 @@ class NodeHome:
                 key = load_key(key_path)
                 roster = read_roster(path / ROSTER_NAME)
                 identity = _identity(key_path, _name(roster, key.public, path), key)
-                store = FileStore(path / STORE)
+                floors = _floors(path / FLOORS)
+                store = FileStore(path / STORE, mark=floors.mark)
                 try:
                     sealed = SealedSessions(path / SESSIONS, tagged_hash("flower/sessions", key.private_bytes()))
-                    yield cls(path, identity, roster, _floors(path / FLOORS), store, sealed)
+                    yield cls(path, identity, roster, floors, store, sealed)
                 finally:
                     store.close()
         except Timeout:

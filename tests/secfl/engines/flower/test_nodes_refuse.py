@@ -206,3 +206,15 @@ def test_a_request_that_is_no_record_of_ours_is_malformed(tmp_path: Path) -> Non
     with pytest.raises(ServerFault, match="an unprotected update never leaves this node"):
         app(message, Context(RUN, VA, config, RecordDict(), {}))
     assert RECORD not in content
+
+
+def test_a_node_whose_once_only_store_was_put_back_takes_no_part(tmp_path: Path) -> None:
+    roster, _ = make_homes(tmp_path, "oneshot")
+    (tmp_path / "va" / "node.toml").write_text(f'mark = "{tmp_path / "va.mark"}"\n')
+    secure(roster).start(connected(tmp_path), initial_arrays(), num_rounds=1)
+    assert (tmp_path / "va" / "answers.log").stat().st_size > 0
+    (tmp_path / "va" / "answers.log").write_bytes(b"")
+    aggregation = secure(roster)
+    aggregation.start(connected(tmp_path), initial_arrays(), num_rounds=1)
+    assert aggregation.rounds[0].contributors == PARTIES[:3]
+    assert "rolled back" in str(aggregation.engine.errors[VA])
