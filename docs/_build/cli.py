@@ -78,6 +78,10 @@ Beside `identity.key` stand `identity.key.pub` (silo, public key, a signature th
 rotation, the statement of it for the roster's keeper and the old key, which still opens what it signed. A rotation that
 was interrupted goes on when called again.
 """,
+    "report": """
+`secfl report RUN` is `secfl report write RUN`: the word may be left out. [Read a report](../how-to/read-a-report.md) goes
+through one, and says what `verify` recomputes.
+""",
     "roster": """
 A roster is a TOML file: one table a member with id, public key in hex and standing, in the order of ids, and the hash
 that enters every session id. Whoever keeps it compares fingerprints with the members over another channel; the members

@@ -17,17 +17,21 @@ from secfl.config import Config
 from secfl.encoding import TensorLayout
 from secfl.encoding.layout import TensorEntry
 from secfl.engines.base import Engine
+from secfl.federation import noised
 from secfl.federation.run import RunResult
 from secfl.federation.setup import Parties, Plan, encoding_scheme, noise_multipliers
 from secfl.federation.silo import Scheme
-from secfl.federation.work import batch_padding, noise_source
-from secfl.privacy.discrete_gaussian import DiscreteGaussian
+from secfl.federation.work import batch_padding
+from secfl.privacy import grid
+from secfl.privacy.claims import RELATIONS, Charged, Floors, claims, epsilon_by_colluders
 from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian
-from secfl.privacy.grid import grid_bound, grid_step
+from secfl.privacy.ledger_summary import summarise
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.registry import Figures
 from secfl.report.accounts import (
     Account,
     charged_events,
+    epsilon_after,
     forecast,
     noise_levels,
     present_event,
@@ -37,11 +41,11 @@ from secfl.report.accounts import (
 )
 from secfl.report.curves import curves_of
 from secfl.report.deployment import registry_entry
-from secfl.report.display import rounded_up
 from secfl.report.model import (
     Audit,
     Baseline,
     Claim,
+    ColluderPoint,
     Evaluation,
     GroupPoint,
     Mechanism,
@@ -54,12 +58,12 @@ from secfl.report.model import (
 )
 from secfl.report.signatures import sign_head
 from secfl.report.summary import group_bound
+from secfl.training.padding import Padding
 
 __all__ = ["RunRecords", "assemble", "build_report"]
 
 _VERSIONED = ("secfl", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
 GROUP_SIZES = (1, 2, 5)
-RELATION = "add or remove one record of one silo"
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,6 @@ class RunRecords:
     reason: str
     engine: str
     simulation: bool
-    noise_source: str
     rounds: tuple[RoundRow, ...]
     metric: float | None
     model_hash: str
@@ -105,6 +108,22 @@ class RunRecords:
     def scheme(self) -> Scheme:
         """The encoding that follows from the configuration."""
         return encoding_scheme(self.config, self.layout)
+
+    @property
+    def charged(self) -> tuple[Charged, ...]:
+        """What each ledger counts as spent."""
+        return tuple(
+            Charged.of(summarise(account.state, account.head), self._fixed_plan(account))
+            for account in self.accounts.values()
+        )
+
+    def _fixed_plan(self, account: Account) -> tuple[AnyPrivacyEvent, ...] | None:
+        """What was fixed before the ledger's first release: the rounds of this run, if it knows no other."""
+        event = present_event(account.state, self.run_id)
+        others = any(release.reservation.run != self.run_id for release in account.state.releases())
+        if event is None or others or account.state.inherited.any():
+            return None
+        return (event,) * self.config.budgeted_rounds
 
     @property
     def events(self) -> tuple[AnyPrivacyEvent, ...]:
@@ -154,7 +173,6 @@ def build_report(
             reason=result.reason,
             engine=engine.name,
             simulation=engine.simulation,
-            noise_source=noise_source(plan),
             rounds=result.rounds,
             metric=result.metric,
             model_hash=model_hash,
@@ -172,7 +190,7 @@ def assemble(records: RunRecords) -> RunReport:
     """The report that follows from the records."""
     config = records.config
     silos = tuple(_silo(records, silo.name) for silo in config.silo)
-    claims = _claims(records, silos)
+    claimed = _claims(records)
     report = RunReport(
         name=config.run.name,
         run_id=records.run_id,
@@ -186,10 +204,11 @@ def assemble(records: RunRecords) -> RunReport:
         privacy_mode=config.training.mode,
         label="benchmark, no claim" if records.baselines else "",
         baselines=records.baselines,
-        mechanism=_mechanism(records),
+        mechanism=_mechanism(records, claimed),
         sampling=_sampling(config),
-        claims=claims,
-        groups=_groups(claims),
+        claims=claimed,
+        colluders=_colluders(records),
+        groups=_groups(claimed),
         curves=curves_of(records.accounts),
         silos=silos,
         rounds=records.rounds,
@@ -257,6 +276,7 @@ def _silo(records: RunRecords, name: str) -> SiloRow:
         budget_epsilon=budget.epsilon,
         delta=budget.delta,
         filter_order=state.genesis.order,
+        spent_before_epsilon=epsilon_after(state, records.run_id, 0, 0),
         spent_epsilon=state.spent().filter_epsilon,
         reserved_epsilon=state.reserved().filter_epsilon,
         remaining_epsilon=state.remaining().filter_epsilon,
@@ -264,7 +284,7 @@ def _silo(records: RunRecords, name: str) -> SiloRow:
         rounds_left=left,
         noise_levels=() if event is None else noise_levels(state, event),
         forecast=() if event is None else forecast(state, event, min(left or 0, 2 * records.config.run.rounds)),
-        sampling_rate=training.sampling_rate,
+        sampling_rate=None if event is None else event.sampling_rate,
         noise_multiplier=None if event is None else event.noise_multiplier,
         steps_per_round=training.steps_per_round,
         clip_norm=training.clip_norm,
@@ -276,40 +296,61 @@ def _silo(records: RunRecords, name: str) -> SiloRow:
     )
 
 
-def _claims(records: RunRecords, silos: tuple[SiloRow, ...]) -> tuple[Claim, ...]:
-    """One sentence per adversary. In mode A each silo's own noise stands against all of them alike."""
-    budget = records.config.privacy
-    if budget is None:
+def _claims(records: RunRecords) -> tuple[Claim, ...]:
+    """One for each adversary, out of what the ledgers were charged and the run's public floors."""
+    mode = records.config.training.mode
+    if records.config.privacy is None or mode == "none":
         return ()
-    spent = max(silo.spent_epsilon or 0.0 for silo in silos)
-    adversaries = {
-        "outsider": "Who sees the final model or every global model",
-        "server": "The server, even if secure aggregation failed and it saw every single update,",
-        "another silo": "Another silo, which sees every global model,",
-        "server with colluding silos": "The server together with any number of the other silos",
-    }
     return tuple(
         Claim(
-            adversary=adversary,
-            sentence=(
-                f"{who} learns about any single record of a silo no more than ({rounded_up(spent)}, {budget.delta:g})-"
-                "differential privacy allows; every silo's noise stands by itself."
-            ),
-            unit=budget.unit,
-            neighbouring_relation=RELATION,
-            epsilon=spent,
-            delta=budget.delta,
-            accountant="RDP filter at a fixed integer order",
-            rests_on=("the silo runs this software unchanged", "its operating system's random numbers"),
+            adversary=found.adversary,
+            sentence=found.sentence,
+            unit=records.config.privacy.unit,
+            neighbouring_relation=RELATIONS[mode],
+            epsilon=found.epsilon,
+            delta=found.delta,
+            accountant=found.accountant,
+            colluding=found.colluding,
+            shares=found.shares,
+            delta_parts=dict(found.delta_parts),
+            computational=found.computational,
         )
-        for adversary, who in adversaries.items()
+        for found in claims(mode, records.charged, _floors(records))
     )
 
 
-def _groups(claims: tuple[Claim, ...]) -> tuple[GroupPoint, ...]:
+def _colluders(records: RunRecords) -> tuple[ColluderPoint, ...]:
+    if records.config.privacy is None:
+        return ()
+    return tuple(
+        ColluderPoint(
+            colluding=point.colluding,
+            shares=point.shares,
+            epsilon=point.epsilon,
+            assumed=point.assumed,
+            void=point.void,
+        )
+        for point in epsilon_by_colluders(records.charged, _floors(records))
+    )
+
+
+def _floors(records: RunRecords) -> Floors:
+    config = records.config
+    bits = config.protocol.describe(_figures(config)).get("security bits")
+    return Floors(
+        minimum_contributors=config.minimum_contributors,
+        colluding=config.collusion_bound,
+        protocol=config.aggregation.protocol,
+        protocol_failure=0.0 if bits is None else 2.0 ** -float(bits),
+        padding_failure=max((found.failure for found in _paddings(config)), default=0.0),
+        local_dimension=records.update_size,
+    )
+
+
+def _groups(claimed: tuple[Claim, ...]) -> tuple[GroupPoint, ...]:
     """Group privacy of each claim."""
     points = []
-    for claim in claims:
+    for claim in claimed:
         if claim.epsilon is None or claim.delta is None:
             continue
         for size in GROUP_SIZES:
@@ -326,45 +367,38 @@ def _groups(claims: tuple[Claim, ...]) -> tuple[GroupPoint, ...]:
 # -- mechanism ---------------------------------------------------------------------------------------------------------
 
 
-def _mechanism(records: RunRecords) -> Mechanism:
-    training, scheme = records.config.training, records.scheme
-    events = records.events
-    local = max(noise_multipliers(records.config, records.layout).values(), default=None)
-    shared = next((event for event in events if isinstance(event, DistributedGaussian)), None)
-    inflation, sigma = None, None
-    if shared is not None:
-        sigma = shared.share_sigma
-    elif local is not None and training.clip_norm is not None:
-        bound = grid_bound(local, training.clip_norm, records.update_size)
-        inflation, sigma = bound * grid_step(local, training.clip_norm) / training.clip_norm, local * bound
+def _mechanism(records: RunRecords, claimed: tuple[Claim, ...]) -> Mechanism:
+    config, scheme = records.config, records.scheme
+    planned = max(noise_multipliers(config, records.layout).values(), default=None)
+    shared = scheme if isinstance(scheme, DistributedMechanism) else None
     return Mechanism(
-        noise_source=records.noise_source,
-        clip_norm=training.clip_norm,
-        noise_multiplier=local if shared is None else shared.noise_multiplier,
-        floor_multiplier=min((event.noise_multiplier for event in events), default=local),
-        norm_inflation=inflation,
-        share_sigma=None if shared is None else shared.share_sigma,
-        minimum_contributors=None if shared is None else shared.shares + shared.known_shares,
-        colluding=None if shared is None else shared.known_shares,
-        value_bits=records.config.aggregation.value_bits,
+        noise_source=_noise_source(config),
+        clip_norm=config.training.clip_norm,
+        noise_multiplier=planned,
+        floor_multiplier=min((event.noise_multiplier for event in records.events), default=planned),
+        norm_inflation=shared.plan.inflation if shared is not None else _grid_inflation(records, planned),
+        share_sigma=None if shared is None else shared.plan.share_sigma,
+        minimum_contributors=None if shared is None else shared.minimum_contributors,
+        colluding=None if shared is None else shared.colluding,
+        value_bits=config.aggregation.value_bits if shared is None else None,
         modulus_bits=scheme.modulus_bits,
-        wrap_probability=0.0,
-        sampler_delta=0.0 if sigma is None else _sampler_delta(records, sigma),
+        wrap_probability=0.0 if shared is None else shared.wrap_bound,
+        sampler_delta=max((claim.delta_parts.get("noise sampler", 0.0) for claim in claimed), default=0.0),
     )
 
 
-def _sampler_delta(records: RunRecords, sigma: float) -> float:
-    """(1 + e^epsilon) m d T times the distance of one draw (see `DiscreteGaussian.total_variation`), largest silo."""
-    distance = DiscreteGaussian(sigma).total_variation
-    worst = 0.0
-    for account in records.accounts.values():
-        draws = sum(
-            event.steps * (event.shares if isinstance(event, DistributedGaussian) else 1)
-            for event in charged_events(account.state)
-        )
-        spent = account.state.spent().filter_epsilon
-        worst = max(worst, (1 + math.exp(min(spent, 700.0))) * draws * records.update_size * distance)
-    return worst
+def _noise_source(config: Config) -> str:
+    if config.privacy is None:
+        return "none: no differential privacy"
+    return noised.NOISE_SOURCE if config.training.noise_in_sum else grid.NOISE_SOURCE
+
+
+def _grid_inflation(records: RunRecords, noise: float | None) -> float | None:
+    """How much rounding to mode A's grid lengthens a record's reach."""
+    clip = records.config.training.clip_norm
+    if noise is None or clip is None:
+        return None
+    return grid.grid_bound(noise, clip, records.update_size) * grid.grid_step(noise, clip) / clip
 
 
 def _noise(records: RunRecords) -> tuple[NoiseRow, ...]:
@@ -402,8 +436,12 @@ def _multiplier(event: AnyPrivacyEvent, contributors: int) -> float:
     return math.sqrt(contributors - event.known_shares) * event.share_sigma / event.l2_sensitivity
 
 
+def _paddings(config: Config) -> list[Padding]:
+    return [found for silo in config.silo if (found := batch_padding(config, silo)) is not None]
+
+
 def _batch_padding(config: Config) -> str:
-    padded = [found.batch for silo in config.silo if (found := batch_padding(config, silo)) is not None]
+    padded = [found.batch for found in _paddings(config)]
     if not padded:
         return "none"
     rows = f"{min(padded)}" if min(padded) == max(padded) else f"{min(padded)} to {max(padded)}, by silo"
@@ -412,20 +450,26 @@ def _batch_padding(config: Config) -> str:
 
 def _sampling(config: Config) -> Sampling:
     training = config.training
-    private = config.privacy is not None
-    cohort = f"silos are chosen at random, {config.cohort_size} of {len(config.silo)} a round; "
-    chosen = "" if config.server.cohort_size is None else cohort
+    scheme, amplification = "shuffled batches", "none: no differential privacy"
+    rate = training.sampling_rate
+    if training.mode == "client-level":
+        scheme = "every silo that is asked contributes once; its own batches are shuffled and count for nothing"
+        amplification = "none: a silo's participation is visible, so nothing is claimed for choosing it"
+        rate = 1.0
+    elif config.privacy is not None:
+        scheme = "Poisson: each record enters each step independently"
+        amplification = "only the sampling of records counts for privacy, never that of silos"
+    if config.server.cohort_size is not None:
+        amplification = f"silos are chosen at random; {amplification}"
     return Sampling(
-        scheme="Poisson: each record enters each step independently" if private else "shuffled batches",
-        rate=training.sampling_rate,
+        scheme=scheme,
+        rate=rate,
         steps_per_round=training.steps_per_round,
         rounds_planned=config.run.rounds,
         cohort_size=config.cohort_size,
         silos=len(config.silo),
-        nominal_units=sum(silo.nominal_size for silo in config.silo),
-        amplification=f"{chosen}only the sampling of records counts for privacy, never that of silos"
-        if private
-        else "none: no differential privacy",
+        nominal_units=config.privacy_units,
+        amplification=amplification,
         batch_padding=_batch_padding(config),
     )
 

@@ -15,10 +15,12 @@ __all__ = [
     "decimal",
     "duration",
     "grouped",
+    "inflation",
     "measured",
     "moment",
     "rounded_down",
     "rounded_up",
+    "rounded_up_constant",
     "shortened",
     "visible",
 ]
@@ -72,6 +74,18 @@ def decimal(value: float) -> str:
         return f"{shown:f}"
     mantissa, _, exponent = f"{float(shown):e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def rounded_up_constant(value: float) -> str:
+    """A small bound, such as a delta: upwards to 3 significant digits; a constant of fewer digits stays as it is."""
+    exact = Decimal(repr(value))
+    return "0" if exact == 0 else decimal(float(_quantised(exact, exact.adjusted() - 2, ROUND_CEILING)))
+
+
+def inflation(value: float) -> str:
+    """A factor just above 1: what it adds to 1, upwards to 2 significant digits."""
+    more = Decimal(repr(value)) - 1
+    return "1" if more <= 0 else f"1 + {decimal(float(_quantised(more, more.adjusted() - 1, ROUND_CEILING)))}"
 
 
 def grouped(value: int) -> str:

@@ -70,6 +70,7 @@ class RoundRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     number: int
     attempt: int
+    """At the round, from 0."""
     completed: bool
     failure: str = ""
     """Why the attempt ended without a sum; empty if it did not."""
@@ -139,6 +140,8 @@ class SiloRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delta: float | None
     filter_order: int | None = None
     """Order of the RDP filter, fixed when the ledger began."""
+    spent_before_epsilon: float | None = None
+    """Before the run's first round: earlier runs and lineages."""
     spent_epsilon: float | None
     """By the RDP filter at its fixed order: the claim. Over the life of the ledger, earlier runs included."""
     reserved_epsilon: float | None
@@ -175,16 +178,26 @@ class Claim(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     epsilon: float | None
     delta: float | None
     accountant: str
-    rests_on: tuple[str, ...] = ()
-    """Assumptions without which it does not hold."""
+    colluding: int | None = 0
+    """Silos that the adversary has on its side; None: any number."""
+    shares: int | None = None
+    """Shares of noise in the smallest sum that it does not know; None where every silo's noise stands by itself."""
+    delta_parts: dict[str, float] = {}
+    """What delta is made of."""
+    computational: bool = False
+    """Whether it rests on secure aggregation, and that on assumptions about what can be computed."""
 
 
 class ColluderPoint(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is left against the server together with ``colluding`` silos; epsilon is None where nothing is promised."""
 
     colluding: int
+    shares: int
     epsilon: float | None
-    delta: float
+    assumed: bool
+    """Within what the run was planned for."""
+    void: str
+    """Why nothing is promised; empty where something is."""
 
 
 class GroupPoint(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,7 +247,8 @@ class Mechanism(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minimum_contributors: int | None
     colluding: int | None
     """Contributors whose noise is taken for missing in the floor."""
-    value_bits: int
+    value_bits: int | None
+    """Of one value before it is weighted; None where clip and noise decide."""
     modulus_bits: int
     wrap_probability: float
     """Bound on the probability that a coordinate of any sum of the run wraps: it costs accuracy, never privacy."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from protocols.errors import MissingExtra
 from secfl.report import display, summary
 from secfl.report.figures import draw_all
+from secfl.report.local import LocalReport
 from secfl.report.model import RunReport
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["render_html"]
+__all__ = ["environment", "readable", "render_html", "render_local", "style_sheet"]
 
 
 def render_html(report: RunReport) -> str:
@@ -24,22 +25,70 @@ def render_html(report: RunReport) -> str:
 
     :raises MissingExtra: the extra ``report`` (jinja2, matplotlib) is not installed.
     """
-    from_template = _environment()
+    from_template = environment()
     drawings = draw_all(report)
     return from_template.get_template("report.html.j2").render(
-        report=report, figures=drawings, style=_style_sheet(), **_derived(report)
+        report=report, figures=drawings, style=style_sheet(), **_derived(report)
     )
+
+
+def render_local(report: LocalReport) -> str:
+    """Return a silo's own report as a page.
+
+    :raises MissingExtra: the extra ``report`` (jinja2, matplotlib) is not installed.
+    """
+    return environment().get_template("local.html.j2").render(report=report, style=style_sheet())
+
+
+def readable(page: str) -> list[str]:
+    """What a page says, element by element: texts, exact numbers and the words of figures, without their drawing.
+
+    Figures depend on the version of matplotlib; their words do not.
+    """
+    from html.parser import HTMLParser
+
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        drawing = 0
+
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            if tag == "svg":
+                self.drawing = 1
+            elif tag in ("title", "desc") and self.drawing:
+                self.drawing = 2
+            elif not self.drawing:
+                found.append(f"<{tag} {sorted(attributes)}>")
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag == "svg":
+                self.drawing = 0
+            elif tag in ("title", "desc") and self.drawing:
+                self.drawing = 1
+
+        def handle_data(self, data: str) -> None:
+            if self.drawing != 1 and data.strip():
+                found.append(data)
+
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    return found
 
 
 def _derived(report: RunReport) -> dict[str, Any]:
     """What the page shows besides the records themselves."""
-    costs = summary.group_costs(report)
+    groups = summary.grouped(report.groups)
     spends = [silo for silo in report.silos if silo.spent_epsilon is not None]
     return {
         "phase_totals": summary.phase_totals(report.rounds),
         "checks": summary.checks(report.rounds),
-        "group_costs": costs,
-        "guess_bound": summary.guess_bound(costs[0].epsilon, costs[0].delta) if costs else None,
+        "groups": groups,
+        "guess_bound": summary.worst_guess(report.claims),
+        "shared": report.mechanism.share_sigma is not None,
+        "levels": summary.level_names(report.silos),
+        "registry": summary.flat(report.deployment.get("deployment", {})),
+        "achieved": summary.achieved_noise(report.noise),
         "highest": max(spends, key=lambda silo: silo.spent_epsilon or 0.0, default=None),
         "seconds": summary.run_seconds(report),
         "completed_rounds": sum(row.completed for row in report.rounds),
@@ -50,7 +99,11 @@ def _derived(report: RunReport) -> dict[str, Any]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of all pages, with everything escaped.
+
+    :raises MissingExtra: jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -72,6 +125,8 @@ def _environment() -> Environment:
         "bytes": _number(display.byte_size),
         "duration": _number(display.duration),
         "constant": _constant,
+        "up_constant": _number(display.rounded_up_constant),
+        "inflation": _number(display.inflation),
         "moment": display.moment,
         "percent_up": lambda share: f"{-int(-share * 100 // 1)}",
     }
@@ -86,7 +141,8 @@ def _environment() -> Environment:
 
 
 @cache
-def _style_sheet() -> Markup:
+def style_sheet() -> Markup:
+    """The one style sheet of all pages."""
     from importlib.resources import files
 
     from markupsafe import Markup

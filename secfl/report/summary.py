@@ -6,26 +6,28 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from secfl.report.model import FaultRow, RoundRow, RunReport
+from secfl.report.model import Claim, FaultRow, GroupPoint, NoiseRow, RoundRow, RunReport, SiloRow
 
 __all__ = [
     "Check",
     "GroupBound",
-    "GroupCost",
     "PhaseTotal",
+    "achieved_noise",
     "attempt_label",
     "checks",
     "dropouts",
     "faults",
+    "flat",
     "group_bound",
-    "group_costs",
+    "grouped",
     "guess_bound",
+    "level_names",
     "phase_totals",
     "run_seconds",
+    "worst_guess",
 ]
-
-GROUP_SIZES = (1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,6 @@ class GroupBound:
     size: int
     epsilon: float
     delta: float | None
-
-
-@dataclass(frozen=True)
-class GroupCost:
-    """The bounds that follow from one (epsilon, delta), and the adversaries for whom it is claimed."""
-
-    adversaries: tuple[str, ...]
-    epsilon: float
-    delta: float
-    bounds: tuple[GroupBound, ...]
 
 
 def phase_totals(rounds: tuple[RoundRow, ...]) -> tuple[PhaseTotal, ...]:
@@ -105,9 +97,9 @@ def faults(row: RoundRow) -> tuple[FaultRow, ...]:
     return tuple(fault for phase in row.phases for fault in phase.faults)
 
 
-def attempt_label(row: RoundRow) -> str:
+def attempt_label(row: RoundRow | NoiseRow) -> str:
     """``3`` for the first attempt at round 3, ``3.2`` for the second."""
-    return str(row.number) if row.attempt <= 1 else f"{row.number}.{row.attempt}"
+    return f"{row.number}.{row.attempt + 1}" if row.attempt else str(row.number)
 
 
 def group_bound(epsilon: float, delta: float, size: int) -> GroupBound:
@@ -127,16 +119,50 @@ def group_bound(epsilon: float, delta: float, size: int) -> GroupBound:
     return GroupBound(size, size * epsilon, total if total < 1 else None)
 
 
-def group_costs(report: RunReport) -> tuple[GroupCost, ...]:
-    """Group privacy of each distinct claim, the weakest claim first."""
-    adversaries: dict[tuple[float, float], list[str]] = {}
-    for claim in report.claims:
-        if claim.epsilon is not None and claim.delta is not None:
-            adversaries.setdefault((claim.epsilon, claim.delta), []).append(claim.adversary)
-    return tuple(
-        GroupCost(tuple(names), epsilon, delta, tuple(group_bound(epsilon, delta, size) for size in GROUP_SIZES))
-        for (epsilon, delta), names in sorted(adversaries.items(), reverse=True)
-    )
+def grouped(points: tuple[GroupPoint, ...]) -> tuple[tuple[tuple[str, ...], tuple[GroupPoint, ...]], ...]:
+    """Group privacy of each distinct claim, with all adversaries that it is the same for."""
+    by_adversary: dict[str, list[GroupPoint]] = {}
+    for point in points:
+        by_adversary.setdefault(point.adversary, []).append(point)
+    distinct: dict[tuple[tuple[int, float | None, float | None], ...], list[str]] = {}
+    for adversary, found in by_adversary.items():
+        distinct.setdefault(tuple((item.size, item.epsilon, item.delta) for item in found), []).append(adversary)
+    return tuple((tuple(names), tuple(by_adversary[names[0]])) for names in distinct.values())
+
+
+def worst_guess(claims: tuple[Claim, ...]) -> float | None:
+    """`guess_bound` of the weakest claim; None without one."""
+    bounds = [guess_bound(c.epsilon, c.delta) for c in claims if c.epsilon is not None and c.delta is not None]
+    return max(bounds, default=None)
+
+
+def level_names(silos: tuple[SiloRow, ...]) -> tuple[str, ...]:
+    """Heads of the columns of noise levels: as multiples of the present noise."""
+    first = next((silo for silo in silos if silo.noise_levels and silo.noise_multiplier), None)
+    if first is None or first.noise_multiplier is None:
+        return ()
+    return tuple(f"{level.noise_multiplier / first.noise_multiplier:.3g} \u00d7 noise" for level in first.noise_levels)
+
+
+def flat(table: dict[str, Any], path: str = "") -> list[tuple[str, str | int | float]]:
+    """Leaves of nested records, each with its place in words."""
+    found: list[tuple[str, str | int | float]] = []
+    for key, value in table.items():
+        place = f"{path} \u203a {key.replace('_', ' ')}".removeprefix(" \u203a ")
+        if isinstance(value, dict):
+            found += flat(value, place)
+        elif isinstance(value, list):
+            for item in value:
+                found += flat(item, place) if isinstance(item, dict) else [(place, item)]
+        else:
+            found.append((place, value))
+    return found
+
+
+def achieved_noise(rows: tuple[NoiseRow, ...]) -> tuple[float, float] | None:
+    """Least and most noise that a completed round had."""
+    values = [row.achieved for row in rows]
+    return (min(values), max(values)) if values else None
 
 
 def guess_bound(epsilon: float, delta: float) -> float:

@@ -41,7 +41,7 @@ class Page(HTMLParser):
         if "id" in attributes:
             self.ids.append(attributes["id"])
         if tag == "section":
-            self._sections.append(attributes["id"])
+            self._sections.append(attributes.get("id") or "")
         if tag in BLOCKS:
             self.texts.append((self._sections[-1], " "))
         if tag == "table":

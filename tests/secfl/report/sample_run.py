@@ -14,6 +14,7 @@ from secfl.report.model import (
     CurvePoint,
     Evaluation,
     FaultRow,
+    GroupPoint,
     Mechanism,
     NoiseLevel,
     NoiseRow,
@@ -24,6 +25,7 @@ from secfl.report.model import (
     Sampling,
     SiloRow,
 )
+from secfl.report.summary import group_bound
 
 SILOS = {"cleveland": 227, "hungarian": 220, "switzerland": 92, "va": 150}
 ROUNDS, STEPS, RATE, BUDGET, DELTA = 10, 2, 0.5, 3.0, 1e-5
@@ -79,11 +81,22 @@ def sample_report() -> RunReport:
             amplification="only the sampling of records counts for privacy, never that of silos",
             batch_padding="none",
         ),
+        groups=tuple(
+            GroupPoint(
+                adversary=adversary,
+                size=size,
+                epsilon=bound.epsilon if bound.delta is not None else None,
+                delta=bound.delta,
+            )
+            for adversary in ("outsider", "server", "another silo")
+            for size in (1, 2, 5)
+            for bound in (group_bound(spent[-1], DELTA, size),)
+        ),
         curves=curves(noise),
         noise=tuple(
             NoiseRow(
                 number=number,
-                attempt=1,
+                attempt=0,
                 dropped=int(number == LATE),
                 contributors=4 - int(number == LATE),
                 planned=noise,
@@ -158,6 +171,7 @@ def plain_report() -> RunReport:
             norm_inflation=None,
             sampler_delta=0.0,
         ),
+        groups=(),
         curves=(),
         noise=(),
         rounds_planned=None,
@@ -184,7 +198,7 @@ def halted_report() -> RunReport:
             metric=None,
             checks=(),
         )
-        for attempt in (1, 2)
+        for attempt in (0, 1)
     )
     return msgspec.structs.replace(
         report,
@@ -221,7 +235,7 @@ def _silo(name: str, size: int, noise: float, spent: float) -> SiloRow:
                 release=digest(f"{name} {number}")[:16],
                 run=digest("run")[:32],
                 round=number,
-                attempt=1,
+                attempt=0,
                 state="sending" if (name, number) == ("va", LATE) else "committed",
                 kind="sampled-gaussian",
                 sampling_rate=RATE,
@@ -258,7 +272,7 @@ def _round(number: int, spent: float) -> RoundRow:
     fault = FaultRow(party="hungarian", phase="ShareKeys", text="client 'hungarian': message of another session")
     return RoundRow(
         number=number,
-        attempt=1,
+        attempt=0,
         completed=True,
         session=digest(f"session {number}")[:32],
         model_hash=digest(f"model {number - 1}"),

@@ -135,9 +135,22 @@ def test_run_time_is_missing_where_a_time_is_no_time():
     assert summary.run_seconds(msgspec.structs.replace(report, finished="2025-03-04T09:14:05")) is None
 
 
-def test_claims_with_different_bounds_get_tables_of_their_own_weakest_first():
-    report = sample_report()
-    weaker = msgspec.structs.replace(report.claims[1], epsilon=7.5)
-    costs = summary.group_costs(msgspec.structs.replace(report, claims=(report.claims[0], weaker, report.claims[2])))
-    assert [cost.adversaries for cost in costs] == [("server",), ("outsider", "another silo")]
-    assert costs[0].epsilon == 7.5
+def test_adversaries_with_equal_bounds_share_a_table_and_others_get_their_own():
+    points = list(sample_report().groups)
+    points[3] = msgspec.structs.replace(points[3], epsilon=7.5)
+    tables = summary.grouped(tuple(points))
+    assert [names for names, _ in tables] == [("outsider", "another silo"), ("server",)]
+    assert tables[1][1][0].epsilon == 7.5
+
+
+def test_worst_guess_is_against_the_weakest_claim():
+    claims = sample_report().claims
+    weaker = msgspec.structs.replace(claims[1], epsilon=7.5)
+    none = msgspec.structs.replace(claims[2], epsilon=None, delta=None)
+    assert summary.worst_guess((claims[0], weaker, none)) == summary.guess_bound(7.5, 1e-5)
+    assert summary.worst_guess((none,)) is None
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "1"), (1.0000000788, "1 + 7.9e-8"), (1.25, "1 + 0.25")])
+def test_inflation_is_shown_as_what_it_adds(value, text):
+    assert display.inflation(value) == text

@@ -78,7 +78,7 @@ def test_report_that_json_cannot_hold_leaves_the_old_files(written):
 
 @pytest.mark.parametrize("modules", [("jinja2",), ("matplotlib", "matplotlib.style")])
 def test_without_the_extra_the_page_is_refused_and_the_json_still_written(tmp_path, monkeypatch, modules):
-    page._environment.cache_clear()
+    page.environment.cache_clear()
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r'pip install "secfl\[report\]"') as caught:

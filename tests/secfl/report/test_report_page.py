@@ -13,7 +13,7 @@ from read_page import Page
 from sample_run import LATE, SILOS, halted_report, plain_report, sample_report
 
 from secfl.report import render_html
-from secfl.report.display import DASH, decimal, grouped
+from secfl.report.display import DASH, decimal, grouped, rounded_up
 from secfl.report.model import Claim, RunReport
 
 BUILDERS = [sample_report, plain_report, halted_report]
@@ -87,13 +87,12 @@ def test_group_table_follows_from_the_claim(page):
     shown, exact = page.table("For the claim against", "k", "epsilon", "delta")
     epsilon = sample_report().claims[0].epsilon
     assert shown[0][0] == "outsider, server, another silo"
-    rows = [row[-3:] for row in exact]
-    assert [float(row[0][0]) for row in rows] == [1, 2, 5]
-    assert [float(row[1][0]) for row in rows] == [epsilon, 2 * epsilon, 5 * epsilon]
+    rows = [row[-3:] for row in exact[:2]]
+    assert [float(row[0][0]) for row in rows] == [1, 2]
+    assert [float(row[1][0]) for row in rows] == [epsilon, 2 * epsilon]
     assert float(rows[0][2][0]) == 1e-5
     assert float(rows[1][2][0]) == pytest.approx(1e-5 * (1 + 2.718281828459045**epsilon))
-    assert shown[2][-1] == "1 (no promise)"
-    assert rows[2][2] == []
+    assert shown[2][-2:] == ["5", "nothing is promised"]
 
 
 def test_rounds_table_has_contributors_dropouts_refusals_and_metric(page):
@@ -210,18 +209,31 @@ def test_halted_run_says_why_and_marks_the_failed_attempts():
 
 
 def test_run_that_halted_before_its_first_round_is_a_page_without_figures():
-    page = Page(render_html(msgspec.structs.replace(halted_report(), rounds=(), silos=(), claims=(), not_protected=())))
+    page = Page(
+        render_html(
+            msgspec.structs.replace(
+                halted_report(), rounds=(), silos=(), claims=(), not_protected=(), curves=(), noise=()
+            )
+        )
+    )
     assert "No round was attempted." in page.text("rounds")
     assert "svg" not in [tag for tag, _ in page.tags]
     assert "This does not mean that everything is protected." in page.text("limits")
 
 
-def test_unit_other_than_a_record_gets_no_sentence_about_records():
+@pytest.mark.parametrize(
+    ("unit", "said", "unsaid"),
+    [
+        ("client", "How much one organisation's part can show is limited.", "How much one record can show"),
+        ("household", "The unit of the claim is: household.", "times in 100"),
+    ],
+)
+def test_unit_other_than_a_record_gets_no_sentence_about_records(unit, said, unsaid):
     report = sample_report()
-    claims = tuple(msgspec.structs.replace(claim, unit="client") for claim in report.claims)
+    claims = tuple(msgspec.structs.replace(claim, unit=unit) for claim in report.claims)
     text = Page(render_html(msgspec.structs.replace(report, claims=claims))).text("plain")
-    assert "The unit of the claim is: client." in text
-    assert "times in 100" not in text
+    assert said in text
+    assert unsaid not in text
 
 
 def test_claim_without_numbers_shows_dashes():
@@ -267,21 +279,27 @@ def test_ids_are_unique_and_every_reference_has_its_target(build):
 def test_figures_have_text_alternatives_with_numbers_and_theme_colours_only(page):
     html = render_html(sample_report())
     figures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(figures) == 5
+    assert len(figures) == 9
     for figure in figures:
         assert 'role="img"' in figure
         assert re.search(r"<title id=[^>]*>[^<]+</title><desc id=[^>]*>[^<]+</desc>", figure)
         assert not re.search(r"(fill|stroke)[:=]\s*\"?#", figure)
         assert "<text" in figure
-    epsilon, metric, dropouts, seconds, traffic = figures
+    epsilon, left, curve, metric, trade_off, noise, dropouts, seconds, traffic = figures
     assert "cleveland, hungarian, switzerland, va: 3.000 after round 10; budget 3." in epsilon
     assert "0.8413 after round 10" in metric
+    assert "cleveland, hungarian, switzerland, va: 0 left, 3.000 at the start, enough for 0 further rounds" in left
+    assert "RDP: 3.694 at delta 0.0000001" in curve
+    assert f"0.6214 at epsilon {rounded_up(sample_report().rounds[0].epsilon['va'])}" in trade_off
+    assert "9 rounds with 0 missing: 3.580, 1 rounds with 1 missing: 3.580" in noise
     assert "MaskedInput: 1 in round 7." in dropouts
     assert "ShareKeys 304 ms, MaskedInput 9.29 s" in seconds
     assert "MaskedInput to the server 2.23 MB" in traffic
     for figure, label in (
         (epsilon, "epsilon spent"), (metric, "AUC"), (dropouts, "parties"), (seconds, "seconds, all rounds"),
-        (traffic, "MB, all rounds and parties"),
+        (traffic, "MB, all rounds and parties"), (left, "epsilon left"), (curve, "delta"), (curve, "epsilon"),
+        (trade_off, "epsilon spent, highest silo"), (noise, "silos that dropped out of the round"),
+        (noise, "noise / sensitivity"),
     ):  # fmt: skip
         assert f">{label}</text>" in figure
 
@@ -332,7 +350,7 @@ def test_no_text_of_a_report_becomes_markup(text, page):
     }
     assert f"Against: {' '.join(text.split())}" in hostile.text()
     figures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
-    assert len(re.findall(r"<svg", figures)) == 5
+    assert len(re.findall(r"<svg", figures)) == 9
     assert "49" not in hostile.text("promise")
 
 
