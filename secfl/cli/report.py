@@ -15,7 +15,7 @@ from protocols.errors import ConfigError
 from secfl.cli.console import console
 from secfl.federation.compare import Comparison
 from secfl.federation.local_report import write_local_report
-from secfl.federation.verification import STATED, verify_report
+from secfl.federation.verification import STATED, audits_of, verify_report
 from secfl.files import write_whole
 from secfl.report import RunReport, render_html
 from secfl.report.files import HTML_NAME, JSON_NAME
@@ -55,7 +55,7 @@ def write(
         ),
     ] = None,
 ) -> None:
-    """Write a run's HTML report again from its report.json."""
+    """Write a run's HTML report again from its report.json, with the audit that lies beside it."""
     if compare != (len(runs) == 2) or len(runs) > 2:
         raise ConfigError("RUN", f"{len(runs)} directories", "one, or two with --compare")
     if silo:
@@ -67,10 +67,12 @@ def write(
         write_whole(output, _comparison(runs))
         console.print(f"Comparison: {escape(str(output))}", soft_wrap=True)
         return
-    report = _read(runs[0] / JSON_NAME)
+    before = _read(runs[0] / JSON_NAME)
     output = output or runs[0] / HTML_NAME
+    report = msgspec.structs.replace(before, audits=audits_of(runs[0]))
     if baselines is not None:
         report = _with_baselines(report, baselines)
+    if report != before:
         write_whole(output.with_suffix(".json"), report.to_json())
     write_whole(output, render_html(report).encode())
     console.print(f"Report: {escape(str(output))}", soft_wrap=True)

@@ -23,17 +23,18 @@ from secfl.federation.checkpoint import load_checkpoint
 from secfl.federation.reporting import RunRecords, assemble
 from secfl.federation.roster_file import ROSTER_NAME, read_roster
 from secfl.federation.session import CONFIGURATION, EVENTS
+from secfl.privacy.audit.record import read_audits
 from secfl.privacy.ledger_replay import Replay
 from secfl.report import RunReport, render_html
 from secfl.report.accounts import Account, epsilon_after
 from secfl.report.differences import differences
 from secfl.report.files import HTML_NAME
-from secfl.report.model import RoundRow, SiloRow
+from secfl.report.model import Audit, RoundRow, SiloRow
 from secfl.report.signatures import verify_head
 
-__all__ = ["STATED", "Verification", "ledger_home", "verify_report"]
+__all__ = ["STATED", "Verification", "audits_of", "ledger_home", "verify_report"]
 
-STATED = ("started", "finished", "status_reason", "engine", "versions", "baselines", "audits")
+STATED = ("started", "finished", "status_reason", "engine", "versions", "baselines")
 """What no record can prove: taken as the report has it."""
 
 
@@ -75,7 +76,7 @@ def verify_report(path: Path, *, roster_path: Path | None = None, ledgers: Path 
     _same("model_hash", report.model_hash, model_hash)
     _check_signatures(report, accounts)
     _check_rounds(report, directory, accounts)
-    records = _records(report, config, text, roster, accounts)
+    records = _records(report, config, text, roster, accounts, directory)
     _check_opened(records, _told(directory / EVENTS))
     expected = assemble(records)
     compared, unchecked = _compare(report, expected)
@@ -211,7 +212,17 @@ def _check_told(row: RoundRow, told: dict[str, list[dict[str, Any]]]) -> None:
 # -- everything else ---------------------------------------------------------------------------------------------------
 
 
-def _records(report: RunReport, config: Config, text: str, roster: Roster, accounts: dict[str, Account]) -> RunRecords:
+def audits_of(directory: Path) -> tuple[Audit, ...]:
+    """What `secfl audit` left in a run's directory, as reports show it."""
+    return tuple(
+        Audit(kind=found.kind, passed=found.passed, summary=found.summary, details=found.details)
+        for found in read_audits(directory)
+    )
+
+
+def _records(
+    report: RunReport, config: Config, text: str, roster: Roster, accounts: dict[str, Account], directory: Path
+) -> RunRecords:
     size = report.protocol_parameters.get("vector length")
     if not isinstance(size, int) or not 0 < size <= 2**40:
         raise ReportMismatch("protocol_parameters[vector length]", size, "a number of coordinates")
@@ -236,7 +247,7 @@ def _records(report: RunReport, config: Config, text: str, roster: Roster, accou
         accounts=accounts,
         signatures={silo.name: silo.head_signature for silo in report.silos},
         versions=report.versions,
-        audits=report.audits,
+        audits=audits_of(directory),
         baselines=report.baselines,
     )
 
