@@ -90,6 +90,21 @@ def recorded() -> dict[str, Any]:
     return made
 
 
+@cache
+def blamed() -> tuple[list[bytes], list[bytes]]:
+    """Parts of a request for blame to c00 and of its answer."""
+    vectors = loaded(ROOT / "tests" / "vectors" / "generate_oneshot.py")
+    cast = vectors.Cast(json.loads(vectors.FILE.read_text(encoding="utf-8"))["sealed_shares"])
+    cast.run(bytes)
+    parts: tuple[list[bytes], list[bytes]] = vectors.blame(cast)
+    return parts
+
+
+def blame_header(position: int, kind: type[msgspec.Struct]) -> str:
+    """Of the request (0) or the reply (1)."""
+    return example(blamed()[position][0], kind)
+
+
 def said(phase: str, party: str, way: str) -> list[bytes]:
     """Parts of a message: header, chunks, and of a reply the trailer."""
     (message,) = (item for item in recorded()["messages"] if (item["phase"], item["party"]) == (phase, party))
@@ -234,4 +249,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "OpeningRequest": partial(header, m.OPENING, "request", m.OpeningRequest),
     "OpeningReply": partial(header, m.OPENING, "reply", m.OpeningReply),
     "hash of a set": set_hash,
+    "BlameRequest": partial(blame_header, 0, m.BlameRequest),
+    "BlameReply": partial(blame_header, 1, m.BlameReply),
 }

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import numpy as np
 
-from protocols import oneshot
+from protocols import oneshot, wire
 from protocols.errors import PeerFault
 from protocols.identity import Roster
 from protocols.oneshot import client
+from protocols.oneshot import messages as m
 from protocols.oneshot.sealing import CommitteeIdentity, CommitteeKey, seal_share, share_label
 from protocols.organisation import Organisation
 from protocols.primitives.signing import SigningKey
@@ -187,11 +189,25 @@ class Cast:
         }
         self.vectors = {name: vector(name) for name in NAMES}
         self.keeper = Keeper([self.who[name].committee_key for name in NAMES], self.chosen.session_id(), recorded)
+        self.messages: list[dict[str, Any]] = []
         self.sources = {name: BasedVector(ArraySource(self.vectors[name]), BASES[name]) for name in NAMES}
 
     def run(self, keep: Callable[[Chunk], Any], until: str | None = None) -> list[dict[str, Any]]:
         """All messages up to a phase, or of the whole session."""
-        return run(self.keeper, self.parties, self.server, self.sources, keep, until)
+        self.messages = run(self.keeper, self.parties, self.server, self.sources, keep, until)
+        return self.messages
+
+
+def blame(cast: Cast) -> tuple[list[bytes], list[bytes]]:
+    """What a server would ask c00 if the sum had not opened, and the answer; of a session that is run to its end."""
+    checked = next(item for item in cast.messages if (item["phase"], item["party"]) == (m.CHECK, "c00"))["request"]
+    header = msgspec.msgpack.decode(checked[0], type=m.CheckRequest)
+    opened = next(item for item in cast.messages if (item["phase"], item["party"]) == (m.OPENING, "c00"))["reply"]
+    digest = msgspec.msgpack.decode(opened[0], type=m.OpeningReply).contributors_hash
+    fields = m.opening_fields(cast.chosen.session_id(), m.BlameRequest, cast.chosen.suite)
+    request = [wire.encode(m.BlameRequest(*fields, digest, header.groups, header.content)), *checked[1:]]
+    reply = cast.parties["c00"].handle(request[0], request[1:])
+    return request, [reply.header, *(bytes(chunk) for chunk in reply.chunks), reply.trailer]
 
 
 def session(recorded: dict[str, dict[str, str]], keep: Callable[[Chunk], Any] = part) -> dict[str, Any]:

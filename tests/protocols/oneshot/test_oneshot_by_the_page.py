@@ -39,8 +39,9 @@ def generator() -> ModuleType:
     return module
 
 
+GENERATOR = generator()
 RECORD = json.loads((VECTORS / "v1" / "oneshot_session.json").read_text())
-SESSION = generator().session(RECORD["sealed_shares"], keep=bytes)
+SESSION = GENERATOR.session(RECORD["sealed_shares"], keep=bytes)
 
 
 def parts(*items: bytes | int | str) -> bytes:
@@ -181,3 +182,27 @@ def test_sum_on_record_opens_under_the_opened_shares_and_no_other() -> None:
     assert [entry % 2**12 for entry in entries[:150]] == RECORD["sum"]
     shares[1][0] = (shares[1][0] + 1) % P
     assert [entry % 2**12 for entry in opened(total, key_of(shares))[:150]] != RECORD["sum"]
+
+
+def blame_coefficients(set_hash: bytes) -> list[int]:
+    key = h("oneshot/blame", SESSION_ID, set_hash)
+    stream = Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(4 * (5 * N + 64)))
+    words = [int.from_bytes(stream[4 * i : 4 * i + 4], "little") for i in range(5 * N + 64)]
+    return [word % P for word in words if word < 2 * P][: 5 * N]
+
+
+def test_answer_to_blame_is_five_combinations_of_each_share_and_its_blindings() -> None:
+    cast = GENERATOR.Cast(RECORD["sealed_shares"])
+    cast.run(bytes)
+    request, reply = GENERATOR.blame(cast)
+    asked, told = msgspec.msgpack.decode(request[0]), msgspec.msgpack.decode(reply[0])
+    set_hash = msgspec.msgpack.decode(message("Opening", "c00", "reply")[0])[6]
+    assert asked[5] == told[6] == set_hash
+    coefficients_of = blame_coefficients(set_hash)
+    combinations = unpacked(told[7], 15, 31)
+    for client in range(3):
+        values = share(client, 0)
+        for number in range(5):
+            row = coefficients_of[number * N : (number + 1) * N]
+            expected = (sum(r * v for r, v in zip(row, values[:N], strict=True)) + values[N + number]) % P
+            assert combinations[5 * client + number] == expected
