@@ -172,6 +172,7 @@ class _Loop:
         """Run sessions until one gives the next version of the model; return why the run halts, or nothing."""
         outcome = None
         for _ in range(self._plan.config.aggregation.attempts):
+            self._parties.heads.remind(self._parties.silos)
             outcome = buffered.run(self._engine, self.state, last=number == self._plan.config.run.rounds)
             self._settle(outcome, number)
             if outcome.mean is not None:
@@ -190,12 +191,14 @@ class _Loop:
     def _attempt(self, number: int, attempt: int) -> RoundOutcome:
         randomness = self._plan.randomness("server", number, attempt)
         cohort = sample_cohort(tuple(self._parties.silos), self._plan.config.server.cohort_size, randomness)
+        self._parties.heads.remind(cohort)
         outcome = self._rounds.run(self._engine, self.state, number, attempt, cohort)
         self._settle(outcome, number)
         return outcome
 
     def _settle(self, outcome: RoundOutcome, number: int) -> None:
         """Go on from an attempt: to the model that it gives, if it gives one; tell and remember it."""
+        self._parties.heads.countersign()
         metric = None
         finished = self.progress.finished_round
         if outcome.mean is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protocols.errors import ConfigError, EncodingError
+from protocols.errors import ConfigError, EncodingError, LedgerRolledBack
 from protocols.identity import Identity, Roster
 from protocols.session import ClientPolicy
 from protocols.shape import Entropy
@@ -23,6 +23,7 @@ from secfl.engines.storage import FileStore
 from secfl.engines.workers import local_workers
 from secfl.events import jsonl_observer
 from secfl.federation.buffered_silo import BufferedSilo, staleness_units
+from secfl.federation.countersigned import SERVER, CountersignedHeads
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.model_code import model_code
 from secfl.federation.noised import Divisor, Floors, mechanism, noise_event, planned_noise
@@ -34,6 +35,7 @@ from secfl.federation.work import contribution, own_scheme
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
 from secfl.privacy.accounting import choose_order, noise_multiplier_for
 from secfl.privacy.events import AnyPrivacyEvent
+from secfl.privacy.ledger import Head
 from secfl.privacy.mechanism import DistributedMechanism
 from secfl.training import Task, load_task
 
@@ -215,7 +217,9 @@ class Parties:
         resources: ExitStack,
         offices: dict[str, Office] | None = None,
         public_context: bytes = b"",
+        heads: CountersignedHeads | None = None,
     ) -> None:
+        self.heads = heads or CountersignedHeads.none()
         self.roster = roster
         self.public_context = public_context
         self.silos = silos
@@ -251,11 +255,12 @@ def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urando
     roster = Roster(identity.member() for identity in identities.values())
     with ExitStack() as resources:
         ledgers: dict[str, Ledger] = {}
-        set_up = _SetUp(plan, home, roster, identities, entropy, resources)
+        heads = CountersignedHeads.at(home / SERVER, roster, entropy) if plan.private else CountersignedHeads.none()
+        set_up = _SetUp(plan, home, roster, identities, entropy, resources, heads)
         silos = {settings.name: set_up.silo(settings, ledgers) for settings in config.silo}
         offices = {name: set_up.office(name) for name in cast.offices}
         public_context = config.protocol.public_context(identities.values())
-        return Parties(roster, silos, ledgers, resources.pop_all(), offices, public_context)
+        return Parties(roster, silos, ledgers, resources.pop_all(), offices, public_context, heads)
 
 
 @dataclass(frozen=True)
@@ -268,13 +273,17 @@ class _SetUp:
     identities: dict[str, Identity]
     entropy: Entropy
     resources: ExitStack
+    heads: CountersignedHeads
 
     def silo(self, settings: SiloSettings, ledgers: dict[str, Ledger]) -> Silo:
         plan, name = self.plan, settings.name
         path = self.home / name / f"{plan.config.ledger.lineage}.ledger"
-        ledger = open_ledger(plan, settings, self.identities[name], path) if plan.private else None
-        if ledger is not None:
+        ledger = None
+        if plan.private:
+            expected = self.heads.expected(path, name, plan.config.ledger.lineage)
+            ledger = open_ledger(plan, settings, self.identities[name], path, expected)
             ledgers[name] = self.resources.enter_context(ledger)
+            self.heads.watch(name, ledger, self.identities[name])
         rounds, policy = plan.config.rounds, _policy(plan)
         kind: Callable[..., Silo] = Silo
         if rounds.buffered:
@@ -333,9 +342,13 @@ def _policy(plan: Plan) -> ClientPolicy:
     return floors_of(plan.config, plan.scheme.largest_entry)
 
 
-def open_ledger(plan: Plan, silo: SiloSettings, identity: Identity, path: Path) -> Ledger:
+def open_ledger(
+    plan: Plan, silo: SiloSettings, identity: Identity, path: Path, expected_head: Head | None = None
+) -> Ledger:
     """A silo's ledger under a plan, made if there is none.
 
+    :param expected_head: what others remember of it.
+    :raises LedgerRolledBack: it is older than that, or deleted.
     :raises PrivacyError: it cannot be used.
     :raises ConfigError: it began with another budget.
     """
@@ -343,7 +356,11 @@ def open_ledger(plan: Plan, silo: SiloSettings, identity: Identity, path: Path) 
     if config.privacy is None:
         raise ConfigError("privacy", "missing")
     if path.exists() or path.with_name(path.name + ".mark").exists():
-        return _opened(path, identity, config.privacy)
+        return _opened(path, identity, config.privacy, expected_head)
+    if expected_head is not None:
+        raise LedgerRolledBack(
+            f"[LG-21] {path}: no such ledger; the expected head has seen line {expected_head.sequence + 1} of it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     lineage = Lineage(
         silo=silo.name,
@@ -356,9 +373,9 @@ def open_ledger(plan: Plan, silo: SiloSettings, identity: Identity, path: Path) 
     return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
 
 
-def _opened(path: Path, identity: Identity, privacy: Privacy) -> Ledger:
+def _opened(path: Path, identity: Identity, privacy: Privacy, expected_head: Head | None) -> Ledger:
     """A ledger from before; its budget was fixed when it began."""
-    ledger = Ledger.open(path, identity.signing_key)
+    ledger = Ledger.open(path, identity.signing_key, expected_head=expected_head)
     budget = ledger.summary().budget
     for key in ("epsilon", "delta", "unit"):
         if getattr(budget, key) != getattr(privacy, key):

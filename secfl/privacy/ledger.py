@@ -47,7 +47,7 @@ from secfl.privacy.ledger_file import (
     write_mark,
     write_whole,
 )
-from secfl.privacy.ledger_replay import Replay
+from secfl.privacy.ledger_replay import Replay, require_line
 from secfl.privacy.ledger_state import LedgerState, Release, ReleaseState, Remaining, Reservation, Spend
 from secfl.privacy.ledger_summary import Inspection, LedgerSummary, inspect, summarise, verify
 
@@ -109,9 +109,11 @@ class Ledger:
         self._lock = lock
         self._state = replay.state
         self._head = replay.head
+        self._hashes = list(replay.hashes)
         self._signing_key = signing_key
         self._clock = clock
         self._process = os.getpid()
+        self._name = replay.name
         self._closed = False
         self._appending = threading.RLock()
 
@@ -269,6 +271,13 @@ class Ledger:
         """The last line, for the server to countersign."""
         return self._head
 
+    def require_head(self, expected: Head) -> None:
+        """Compare with a head that others remember.
+
+        :raises LedgerRolledBack: this ledger is older, or has another line there (LG-21).
+        """
+        require_line(self._hashes, expected, "LG-21", "LG-21", self._name, "the expected head")
+
     def spent(self) -> Spend:
         """Inherited spend, committed releases, and those that may have left the silo."""
         return self._state.spent()
@@ -322,6 +331,7 @@ class Ledger:
             self._file.append(line, head)
             self._state.apply(entry, time.isoformat(timespec="milliseconds"))
             self._head = head
+            self._hashes.append(head.hash)
 
 
 def _genesis(public_key: bytes, lineage: Lineage, budget: PrivacyBudget, order: int) -> Genesis:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from protocols.errors import BudgetExceeded, LedgerCorrupt, LedgerRolledBack, PrivacyError
 from secfl.privacy.ledger_entries import NO_PREVIOUS, Genesis, Head, decode_line, line_hash
 from secfl.privacy.ledger_state import LedgerState
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "require_line"]
 
 
 class Replay:
@@ -39,6 +41,11 @@ class Replay:
         if not self._hashes:
             raise LedgerCorrupt(f"[LG-8] {self.name}: no first line")
         return Head(len(self._hashes) - 1, self._hashes[-1])
+
+    @property
+    def hashes(self) -> Sequence[str]:
+        """Of the verified lines, in order."""
+        return self._hashes
 
     def read(self, raw: bytes, *, drop_torn_tail: bool = False) -> None:
         """Verify all lines, in order; on a fault everything before it stays readable.
@@ -96,7 +103,7 @@ class Replay:
         """
         if mark is None:
             raise LedgerCorrupt(f"[LG-19] {self.name}: its high-water mark is missing")
-        self._require_line("LG-17", "LG-18", mark, "the high-water mark")
+        require_line(self._hashes, mark, "LG-17", "LG-18", self.name, "the high-water mark")
         if writer and self.head.sequence > mark.sequence + 1:
             raise LedgerCorrupt(
                 f"[LG-20] {self.name}: the high-water mark stands at line {mark.sequence + 1} of "
@@ -108,18 +115,7 @@ class Replay:
 
         :raises LedgerRolledBack: the ledger is older than that, or another one from that line on.
         """
-        self._require_line("LG-21", "LG-21", expected, "the expected head")
-
-    def _require_line(self, shorter: str, other: str, head: Head, witness: str) -> None:
-        if head.sequence >= len(self._hashes):
-            raise LedgerRolledBack(
-                f"[{shorter}] {self.name}: ends at line {len(self._hashes)}; "
-                f"{witness} has seen line {head.sequence + 1}"
-            )
-        if self._hashes[head.sequence] != head.hash:
-            raise LedgerRolledBack(
-                f"[{other}] {self.name}: line {head.sequence + 1} is not the one that {witness} has seen"
-            )
+        require_line(self._hashes, expected, "LG-21", "LG-21", self.name, "the expected head")
 
     def _begin(self, genesis: Genesis) -> LedgerState:
         if genesis.public_key != self._public_key.hex():
@@ -128,3 +124,19 @@ class Replay:
 
     def _where(self) -> str:
         return f"{self.name}, line {len(self._hashes) + 1}"
+
+
+def require_line(hashes: Sequence[str], head: Head, shorter: str, other: str, name: str, witness: str) -> None:
+    """Refuse a ledger that does not hold a line that somebody has seen.
+
+    :param hashes: of the ledger's lines.
+    :param shorter: rule that a ledger breaks that ends before the line; ``other``: that has another line there.
+    :param name: of the ledger; ``witness``: who has seen the line.
+    :raises LedgerRolledBack: naming the rule.
+    """
+    if head.sequence >= len(hashes):
+        raise LedgerRolledBack(
+            f"[{shorter}] {name}: ends at line {len(hashes)}; {witness} has seen line {head.sequence + 1}"
+        )
+    if hashes[head.sequence] != head.hash:
+        raise LedgerRolledBack(f"[{other}] {name}: line {head.sequence + 1} is not the one that {witness} has seen")
