@@ -19,6 +19,7 @@ from secfl.engines.flower.home import NodeHome
 from secfl.engines.flower.noise import NoisedSilo, NoisedUpdate, check_mechanism, open_node_ledger
 from secfl.engines.flower.roll_call import answer_call
 from secfl.engines.flower.terms import Terms, bound_parts, model_of
+from secfl.engines.workers import local_workers
 from secfl.events import jsonl_observer
 from secfl.federation.silo import Contribution, LocalTraining, Scheme, Silo, Vector
 from secfl.privacy.events import AnyPrivacyEvent
@@ -153,6 +154,7 @@ def _silo(
         protocol=protocol,
         roles=offered(protocol).roles(home.identity, home.roster, everybody),
         state=home.sessions,
+        workers=local_workers(0),
         **options,
     )
 

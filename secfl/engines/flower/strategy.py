@@ -24,6 +24,7 @@ from secfl.engines.flower.engine import FlowerEngine, Payload
 from secfl.engines.flower.grid import TrainingGrid
 from secfl.engines.flower.noise import ClientLevelNoise
 from secfl.engines.flower.terms import Terms, assumed_collusion, bound_parts, model_of, settings_digest
+from secfl.engines.workers import local_workers
 from secfl.federation.roster_file import read_roster
 from secfl.federation.silo import Scheme, context_hash
 from secfl.privacy.mechanism import DistributedMechanism
@@ -174,7 +175,7 @@ class SecureAggregation:
         state = layout.flatten(tensors)
         terms = self._terms(cohort, layout)
         parameters = self._parameters(number, attempt, cohort, content, terms, layout, state)
-        server = offered(self.protocol).server(parameters, self.roster)
+        server = offered(self.protocol).server(parameters, self.roster, workers=local_workers(0))
         carried = engine.carry(server, Payload(content, terms.to_bytes()))
         failure, examples, reply = carried.failure, 0, None
         contributors: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from secfl.engines.flower.engine import CONTEXT
 from secfl.engines.flower.envelope import Letter, has_letter, read_letter, write_letter
 from secfl.engines.flower.home import NodeHome
 from secfl.engines.flower.roll_call import answer_call
+from secfl.engines.workers import local_workers
 from secfl.events import jsonl_observer
 from secfl.federation.setup import floors_of, open_ledger, plan_run
 from secfl.federation.silo import Silo
@@ -157,6 +158,7 @@ def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, run_
             randomness=plan.randomness,
             notes=resources.enter_context(jsonl_observer(home.path / "local.jsonl", mode=0o600)),
             state=home.sessions,
+            workers=local_workers(study.config.aggregation.threads),
         )
         return silo.answer(letter.header, letter.chunks, model)
 
