@@ -69,11 +69,23 @@ class Charged:
     plan: tuple[AnyPrivacyEvent, ...] | None = None
 
     @classmethod
-    def of(cls, summary: LedgerSummary, plan: Sequence[AnyPrivacyEvent] | None = None) -> Charged:
-        """That of a verified ledger."""
-        events = tuple(release.reservation.event for release in summary.releases if release.state in _SPENT)
+    def of(cls, summary: LedgerSummary, plan: Sequence[AnyPrivacyEvent] | None = None, *, run: str = "") -> Charged:
+        """That of a verified ledger.
+
+        :param plan: of the run; it counts only where the ledger holds releases of this run and no others, for whoever
+            begins another run has seen what the last one showed.
+        :param run: its id.
+        """
+        spent = [release.reservation for release in summary.releases if release.state in _SPENT]
         inherited = summary.inherited_curve if summary.inherited_curve.any() else None
-        return cls(events, summary.budget.delta, summary.order, inherited, None if plan is None else tuple(plan))
+        fixed = plan is not None and inherited is None and all(reservation.run == run for reservation in spent)
+        return cls(
+            tuple(reservation.event for reservation in spent),
+            summary.budget.delta,
+            summary.order,
+            inherited,
+            tuple(plan) if fixed and plan is not None else None,
+        )
 
 
 @dataclass(frozen=True)

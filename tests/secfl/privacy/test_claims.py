@@ -272,6 +272,22 @@ def test_what_is_charged_is_what_left_the_silo_or_may_have(tmp_path: Path) -> No
     assert claim.epsilon == pytest.approx(summary.spent.filter_epsilon, rel=1e-12)
 
 
+def test_a_plan_counts_only_where_the_ledger_holds_its_run_alone(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "records.ledger") as ledger:
+        finish(ledger, "r1")
+        only = ledger.summary()
+        other = ledger.reserve("other", EVENT, run="run-2", round=1, attempt=0)
+        reserved = ledger.summary()
+        ledger.sending(other)
+        both = ledger.summary()
+    plan = (EVENT,) * 10
+    assert Charged.of(only, plan, run="run-1").plan == plan
+    assert Charged.of(reserved, plan, run="run-1").plan == plan
+    assert Charged.of(only, plan, run="run-2").plan is None
+    assert Charged.of(both, plan, run="run-1").plan is None
+    assert Charged.of(both, plan, run="run-2").plan is None
+
+
 def test_inherited_spend_is_part_of_the_claim(tmp_path: Path) -> None:
     from ledger_workshop import LINEAGE
 
