@@ -59,6 +59,7 @@ from secfl.report.model import (
 from secfl.report.signatures import sign_head
 from secfl.report.summary import group_bound
 from secfl.training.padding import Padding
+from secfl.training.settings import RARE_SAMPLE
 
 __all__ = ["RunRecords", "assemble", "build_report"]
 
@@ -113,17 +114,14 @@ class RunRecords:
     def charged(self) -> tuple[Charged, ...]:
         """What each ledger counts as spent."""
         return tuple(
-            Charged.of(summarise(account.state, account.head), self._fixed_plan(account))
+            Charged.of(summarise(account.state, account.head), self._plan(account), run=self.run_id)
             for account in self.accounts.values()
         )
 
-    def _fixed_plan(self, account: Account) -> tuple[AnyPrivacyEvent, ...] | None:
-        """What was fixed before the ledger's first release: the rounds of this run, if it knows no other."""
+    def _plan(self, account: Account) -> tuple[AnyPrivacyEvent, ...] | None:
+        """The rounds of this run, which were fixed before its first release."""
         event = present_event(account.state, self.run_id)
-        others = any(release.reservation.run != self.run_id for release in account.state.releases())
-        if event is None or others or account.state.inherited.any():
-            return None
-        return (event,) * self.config.budgeted_rounds
+        return None if event is None else (event,) * self.config.budgeted_rounds
 
     @property
     def events(self) -> tuple[AnyPrivacyEvent, ...]:
@@ -336,13 +334,13 @@ def _colluders(records: RunRecords) -> tuple[ColluderPoint, ...]:
 
 def _floors(records: RunRecords) -> Floors:
     config = records.config
-    bits = config.protocol.describe(_figures(config)).get("security bits")
     return Floors(
         minimum_contributors=config.minimum_contributors,
         colluding=config.collusion_bound,
         protocol=config.aggregation.protocol,
-        protocol_failure=0.0 if bits is None else 2.0 ** -float(bits),
-        padding_failure=max((found.failure for found in _paddings(config)), default=0.0),
+        protocol_failure=config.protocol.statistical_failure,
+        sample_failure=max((found.failure for found in _paddings(config)), default=0.0)
+        + (RARE_SAMPLE if config.training.mode == "distributed-dp-sgd" else 0.0),
         local_dimension=records.update_size,
     )
 

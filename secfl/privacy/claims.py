@@ -98,7 +98,8 @@ class Floors:
     :param protocol_holds_to: most colluders against whom it does so; None: ``colluding``.
     :param protocol_failure: probability, one sum, that its graph or keys leave a vector bare whatever is computed
         (2^-40 on a sparse graph, 0 on the complete one).
-    :param padding_failure: probability, one step, that a sample does not fit a padded batch; 0 without padding.
+    :param sample_failure: probability, one step, that a sample is larger than its padded batch, which time then tells,
+        or than a sum of mode B may hold, where it is cut.
     :param local_dimension: coordinates that mode A draws noise for in a step; its sampler's error grows with them.
     :raises PrivacyError: numbers that no session can have.
     """
@@ -108,7 +109,7 @@ class Floors:
     protocol: str
     protocol_holds_to: int | None = None
     protocol_failure: float = 0.0
-    padding_failure: float = 0.0
+    sample_failure: float = 0.0
     local_dimension: int = 0
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class Floors:
                 f"colluding: {self.colluding} of {self.minimum_contributors} contributors; allowed: 0 to "
                 f"{self.minimum_contributors - 1}"
             )
-        for name in ("protocol_failure", "padding_failure"):
+        for name in ("protocol_failure", "sample_failure"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise PrivacyError(f"{name}: {getattr(self, name)!r}; allowed: 0 or more, below 1")
 
@@ -335,7 +336,7 @@ def _delta_parts(
     parts = {
         "accountant": max(one.delta for one in charged),
         "noise sampler": factor * max(_sampler_distance(one, known, floors.local_dimension) for one in charged),
-        "samples beyond the padded batch": factor * steps * floors.padding_failure,
+        "samples larger than planned": factor * steps * floors.sample_failure,
         "statistical failure of the protocol": factor * sums * floors.protocol_failure if distributed else 0.0,
     }
     return {name: value for name, value in parts.items() if value > 0}

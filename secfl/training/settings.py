@@ -9,10 +9,11 @@ from typing import Literal
 from protocols.errors import ConfigError
 from secfl.privacy.events import SampledGaussian
 
-__all__ = ["DpSgdSettings", "GradientSumSettings", "PlainSettings", "largest_sample"]
+__all__ = ["RARE_SAMPLE", "DpSgdSettings", "GradientSumSettings", "PlainSettings", "largest_sample"]
 
-_RARE = 64 * math.log(2)
-"""A sample larger than `largest_sample` has probability exp(-this) = 2^-64 at most."""
+RARE_SAMPLE = 2.0**-64
+"""Probability that a sample exceeds `largest_sample`, at most."""
+_RARE = -math.log(RARE_SAMPLE)
 
 
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:

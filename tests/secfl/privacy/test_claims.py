@@ -147,7 +147,7 @@ class TestColluders:
 
 class TestDelta:
     def test_parts_add_up_and_each_is_that_of_its_formula(self) -> None:
-        floors = replace(FLOORS, protocol_failure=2.0**-40, padding_failure=1e-12)
+        floors = replace(FLOORS, protocol_failure=2.0**-40, sample_failure=1e-12)
         claim = by_adversary(claims("distributed-dp-sgd", [CHARGED_B], floors))["server"]
         assert claim.epsilon is not None
         factor = 1 + math.exp(claim.epsilon)
@@ -155,7 +155,7 @@ class TestDelta:
         assert claim.delta_parts == {
             "accountant": DELTA,
             "noise sampler": pytest.approx(factor * 7 * 650 * 80 * distance, rel=1e-12),
-            "samples beyond the padded batch": pytest.approx(factor * 80 * 1e-12, rel=1e-12),
+            "samples larger than planned": pytest.approx(factor * 80 * 1e-12, rel=1e-12),
             "statistical failure of the protocol": pytest.approx(factor * 80 * 2.0**-40, rel=1e-12),
         }
         assert claim.delta == pytest.approx(sum(claim.delta_parts.values()), rel=1e-15)
@@ -306,7 +306,7 @@ def test_inherited_spend_is_part_of_the_claim(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [({"colluding": 7}, "colluding"), ({"colluding": -1}, "colluding"), ({"protocol_failure": 1.0}, "protocol_failure"),
-     ({"padding_failure": -0.1}, "padding_failure")],
+     ({"sample_failure": -0.1}, "sample_failure")],
 )  # fmt: skip
 def test_floors_that_no_session_can_have_are_refused(changes: dict[str, float], culprit: str) -> None:
     with pytest.raises(PrivacyError, match=rf"^{culprit}: "):
