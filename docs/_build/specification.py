@@ -87,6 +87,10 @@ def _described(kind: types.Type) -> str:
         return f"string{_lengths(kind)}"
     if isinstance(kind, types.BoolType):
         return "boolean"
+    if isinstance(kind, types.FloatType):
+        return f"float of 8 bytes, {kind.ge} to below {kind.lt}"
+    if isinstance(kind, types.LiteralType):
+        return " or ".join(f'`"{value}"`' for value in kind.values)
     if isinstance(kind, types.NoneType):
         return "nil"
     if isinstance(kind, types.VarTupleType | types.ListType):
