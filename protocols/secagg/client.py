@@ -272,22 +272,24 @@ class SecAggClient(PartyShell[States]):
             with self._blame(m.UNMASK, "SA-24"):
                 self.roster.verify(self.parameters.client(index), message, item.signature)
         if request.contributors != state.contributors:
-            # Both sets are signed: this client's own signature and another's prove it to anybody.
+            # Both sets are signed. One other signature would prove nothing, a client in league with whoever accuses the
+            # server could have made it: a quorum has more signers than colluders.
             own = m.consistency_header(
                 self.session_id, self.identity.id, m.contributors_hash(state.root, state.contributors)
             )
             own_digest = reply_digest(self.session_id, m.CONSISTENCY_CHECK, own, NO_CHUNKS)
-            other, signature = next(
-                (header, item.signature)
+            others = [
+                part
                 for (header, index), item in zip(signed, request.signatures, strict=True)
                 if index != self.index
-            )
+                for part in (header, item.signature)
+            ]
             raise self.server_fault(
                 FaultReason.SPLIT_VIEW,
                 "this client signed another set of contributors",
                 rule="SA-25",
                 phase=m.UNMASK,
-                evidence=(own, self.identity.signing_key.sign(own_digest), other, signature),
+                evidence=(own, self.identity.signing_key.sign(own_digest), *others),
             )
 
     # -- common checks -------------------------------------------------------------------------------------------------

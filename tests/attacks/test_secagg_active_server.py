@@ -82,14 +82,19 @@ def test_two_quorums_need_more_than_c_colluders_and_are_then_proven_by_every_hon
     with pytest.raises(ServerFault) as caught:
         cohort.parties["c04"].handle(unmask_request(cohort, LARGE, signed[LARGE]))
     assert (caught.value.reason, caught.value.culprit()) == (FaultReason.SPLIT_VIEW, "server")
-    own, own_signature, other, other_signature = caught.value.evidence
-    hashes = set()
-    for header, signature in ((own, own_signature), (other, other_signature)):
+    evidence = caught.value.evidence
+    signatures = list(zip(evidence[::2], evidence[1::2], strict=True))
+    hashes, signers = set(), []
+    for header, signature in signatures:
         message = decoded(header, m.ConsistencyCheckReply)
         digest = reply_digest(SessionId(message.session_id), "ConsistencyCheck", header, NO_CHUNKS)
         cohort.roster.verify(message.party, digest, signature)
         hashes.add(message.contributors_hash)
+        signers.append(message.party)
     assert len(hashes) == 2
+    # This client's own signature over its set, and a quorum's over the other: more than could all be in league.
+    assert signers[0] == "c04"
+    assert len(set(signers[1:])) == quorum(cohort.parameters) > cohort.parameters.collusion_bound
 
 
 def test_evidence_of_a_split_view_is_worth_nothing_if_it_is_forged() -> None:
