@@ -104,7 +104,7 @@ class Training(_Section):
     sampling_rate: Annotated[float, Field(gt=0, le=1)]
     """Probability with which a record enters a step's sample; where records have no privacy it sets the batch size."""
     clip_norm: PositiveFloat | None = None
-    """Of one record's gradient; of a client's whole update with mode client-level."""
+    """Largest Euclidean norm of one record's gradient; with client-level of a client's whole update."""
     noise_multiplier: PositiveFloat | None = None
     """Left out: the smallest that fits the budget over all rounds."""
     grad_sample: Literal["hooks", "ghost"] = "hooks"
@@ -147,7 +147,8 @@ class Privacy(_Section):
     epsilon: PositiveFloat
     delta: Annotated[float, Field(gt=0, lt=1)]
     unit: UnitOfPrivacy = "record"
-    """`client` with mode client-level, where a client's whole update is protected; else `record`."""
+    """`record`: one record of one silo, added or removed. `client`: one client's whole update, replaced by zero; with
+    client-level, and only there."""
     spare_rounds: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Rounds beyond the plan that the noise leaves room for: attempts that fail or are interrupted are charged too."""
 
@@ -184,7 +185,12 @@ class Aggregation(_Section):
     value_range: PositiveFloat | None = None
     """Largest magnitude of a coordinate of an update; what lies beyond is clipped and counted at the silo."""
     value_bits: Annotated[int, Field(ge=8, le=32)] = 20
-    rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """Grid of the encoding, before weights; the modulus follows. With noise in sums: bits of a word of the sum, which
+    may wrap with probability 2^-20 (it costs accuracy, never privacy). Left out there: bits that no sum wraps in."""
+    rounding: Literal["stochastic", "nearest", "conditional"] = "stochastic"
+    """`conditional`, of client-level: stochastic, and anew until the update is hardly longer than it was."""
+    rotation: bool = False
+    """With noise in sums and value_bits: spread vectors over their coordinates first, so that few bits lose little."""
     collusion_bound: Annotated[int, Field(ge=0)] | None = None
     threshold: Annotated[int, Field(ge=2)] | None = None
     minimum_contributors: Annotated[int, Field(ge=2)] | None = None
@@ -390,15 +396,28 @@ class Config(_Section):
 
     def _check_encoding(self) -> None:
         aggregation, mode = self.aggregation, self.training.mode
-        if not self.training.noise_in_sum:
-            if aggregation.value_range is None:
-                raise ConfigError("aggregation.value_range", "missing", f"a number > 0, required with mode {mode}")
-            return
-        for key in ("value_range", "value_bits", "rounding"):
-            if key in aggregation.model_fields_set:
-                problem = f"has no effect with mode {mode}: clip norm and noise decide"
-                raise ConfigError(f"aggregation.{key}", problem, "no such key, or mode local-dp-sgd or none")
-        if mode == "distributed-dp-sgd" and "weights" in aggregation.model_fields_set:
+        noised, given = self.training.noise_in_sum, aggregation.model_fields_set
+        if not noised and aggregation.value_range is None:
+            raise ConfigError("aggregation.value_range", "missing", f"a number > 0, required with mode {mode}")
+        if not noised and aggregation.rotation:
+            allowed = "false, or mode distributed-dp-sgd or client-level"
+            raise ConfigError("aggregation.rotation", f"has no effect with mode {mode}", allowed)
+        if noised and aggregation.rotation and "value_bits" not in given:
+            raise ConfigError(
+                "aggregation.rotation", "has no effect without value_bits", "value_bits as well, or false"
+            )
+        if noised and "value_range" in given:
+            problem = f"has no effect with mode {mode}: the clip norm bounds vectors"
+            raise ConfigError("aggregation.value_range", problem, "no such key, or mode local-dp-sgd or none")
+        if noised and "value_bits" in given and aggregation.protocol != "secagg":
+            problem = f"given with protocol {aggregation.protocol} and noise in sums, which no bits may cut there"
+            raise ConfigError("aggregation.value_bits", problem, 'no such key, or protocol "secagg"')
+        roundings = {"client-level": ("stochastic", "conditional"), "distributed-dp-sgd": ("stochastic",)}
+        known = roundings.get(mode, ("stochastic", "nearest"))
+        if aggregation.rounding not in known:
+            problem = f'"{aggregation.rounding}" with mode {mode}'
+            raise ConfigError("aggregation.rounding", problem, " or ".join(f'"{name}"' for name in known))
+        if mode == "distributed-dp-sgd" and "weights" in given:
             problem = "given with mode distributed-dp-sgd: every record counts the same, whichever silo has it"
             raise ConfigError("aggregation.weights", problem, "no such key")
 

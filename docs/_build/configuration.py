@@ -42,23 +42,20 @@ _NOTES = {
     ("Training", "steps_per_round"): "Gradient steps at each silo. With `distributed-dp-sgd` 1 and nothing else: a round is a step.",
     ("Training", "learning_rate"): "Of the local SGD; with `distributed-dp-sgd` of the step on the noised mean gradient.",
     ("Training", "momentum"): "Of the local SGD; starts at zero in every round. Not with `distributed-dp-sgd`: see `server.momentum`.",
-    ("Training", "clip_norm"): "Largest Euclidean norm of one record's gradient; with `client-level` of a client's whole update. Required "
-    "with privacy.",
+    ("Training", "clip_norm"): "Required with privacy.",
     ("Training", "grad_sample"): '`"ghost"` computes norms alone and runs a second backward pass: for large layers.',
     ("Training", "max_physical_batch"): "Records in memory at a time; left out: no bound. No effect on the result.",
     ("Training", "pad_batches"): "Costs the time of the fillers. No effect on the result.",
     ("Privacy", "epsilon"): "Fixed when a lifetime ledger begins; another value later is refused.",
     ("Privacy", "delta"): "At most min(1e-5, 1 / (10 N)), N the sum of all nominal sizes, or the number of clients. Fixed like epsilon.",
-    ("Privacy", "unit"): "`record`: one record of one silo, added or removed. `client`: one client's update, replaced by zero; with "
-    "`client-level` and only there. Never a person, who may have many records.",
+    ("Privacy", "unit"): "Never a person, who may have many records.",
     ("LedgerSettings", "lineage"): "Name of these records and all their later versions.",
     ("LedgerSettings", "source"): "Where the records come from, in words.",
     ("Aggregation", "protocol"): "See [Choose and switch the protocol](../how-to/choose-protocol.md).",
     ("Aggregation", "weights"): "Public weights in the mean: nominal sizes, or all alike. Not with `distributed-dp-sgd`.",
-    ("Aggregation", "value_range"): "Largest magnitude of a coordinate of an update; what lies beyond is clipped and "
-    "counted at the silo. Required, but not where sums have noise: there the clip norm bounds vectors.",
-    ("Aggregation", "value_bits"): "Grid of the encoding, before weights; the modulus follows. Not where sums have noise: the scale follows.",
-    ("Aggregation", "rounding"): "Stochastic rounding is unbiased. Not where sums have noise.",
+    ("Aggregation", "value_range"): "Required, but not where sums have noise: there the clip norm bounds vectors.",
+    ("Aggregation", "value_bits"): "Only with secagg where sums have noise.",
+    ("Aggregation", "rounding"): "Stochastic rounding is unbiased.",
     ("Aggregation", "collusion_bound"): "c, parties assumed to collude with the server: 0 to n - 2; oneshot: 3c < m, "
     "m the committee's size, as well. Left out: n // 3, or the most that fits.",
     ("Aggregation", "threshold"): "t. secagg: 2t > n + c, of the cohort; oneshot: 2t > m + c and t <= m - c, of the "

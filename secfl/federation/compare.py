@@ -8,6 +8,7 @@ ledger: nothing of it is charged to a budget, the private runs included.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,12 +20,14 @@ import msgspec
 import numpy as np
 
 from protocols.errors import ConfigError
-from secfl.config import Config, SiloSettings
+from protocols.primitives.ring import word_dtype
+from secfl.config import Aggregation, Config, SiloSettings
 from secfl.federation.cohort import sample_cohort
 from secfl.federation.model_code import model_code
 from secfl.federation.setup import Plan, plan_run, server_optimiser
 from secfl.federation.silo import LocalTraining, Vector
-from secfl.federation.work import local_training
+from secfl.federation.work import contribution, local_training
+from secfl.privacy.mechanism import DistributedMechanism
 from secfl.training import SiloData, Task, load_task
 
 __all__ = ["LABEL", "WARNING", "Comparison", "Observer", "PlainTraining", "Row", "compare", "rounds_in_all"]
@@ -35,6 +38,7 @@ WARNING: Final = (
     "and no statement about privacy can rest on it."
 )
 
+_ANY_RANGE = 8.0
 Observer = Callable[[str], None]
 """Told after each round of each training what is trained."""
 
@@ -128,7 +132,7 @@ def compare(
         figures = split.baselines()
         if with_private:
             private = _Split(plan_run(_seeded(config, seed), directory, cached), quiet)
-            figures["federated, private", ""] = private.federated("federated, private")
+            figures["federated, private", ""] = private.noised("federated, private")
         for key, value in figures.items():
             values.setdefault(key, []).append(value)
     training, privacy = plain_config.training, config.privacy if with_private else None
@@ -151,14 +155,17 @@ def _row(setting: Any, silo: str, values: list[float]) -> Row:
 
 
 def _without_privacy(config: Config, plain: PlainTraining) -> Config:
-    changes: dict[str, Any] = {"mode": "none", "clip_norm": None, "noise_multiplier": None}
+    changes: dict[str, Any] = {"mode": "none", "clip_norm": None, "noise_multiplier": None, "pad_batches": None}
     changes |= {
         key: value for key in ("steps_per_round", "learning_rate") if (value := getattr(plain, key)) is not None
     }
     # Batch order follows from the seed: these runs protect nobody anyway, and repeat.
     run = config.run.model_copy(update={"reproducible": True})
+    aggregation = config.aggregation
+    if config.training.noise_in_sum:  # nothing is encoded here, but a plan has an encoding
+        aggregation = Aggregation(value_range=_ANY_RANGE, weights=aggregation.weights)
     training = config.training.model_copy(update=changes)
-    return config.model_copy(update={"run": run, "training": training, "privacy": None})
+    return config.model_copy(update={"run": run, "training": training, "privacy": None, "aggregation": aggregation})
 
 
 def _seeded(config: Config, seed: int) -> Config:
@@ -214,6 +221,26 @@ class _Split:
             for silo in cohort:
                 mean += weights[silo] / total * silos[silo].update(state, plan.randomness(silo, number, 0))
             state = _step(plan, state, optimiser.step(mean))
+            self.observer(what)
+        return self._metric(state)
+
+    def noised(self, what: str) -> float:
+        """Metric of training with noise in sums, whose words are added up in the open."""
+        plan = self.plan
+        scheme, divisor = plan.scheme, plan.divisor
+        if not isinstance(scheme, DistributedMechanism) or divisor is None:
+            return self.federated(what)
+        works = {silo.name: contribution(plan, silo) for silo in plan.config.silo}
+        optimiser, state = server_optimiser(plan.config), plan.initial_vector()
+        for number in range(1, plan.config.run.rounds + 1):
+            cohort = sample_cohort(tuple(works), plan.config.server.cohort_size, plan.randomness("server", number, 0))
+            seed, total = os.urandom(32), np.zeros(scheme.word_count(), np.uint64)
+            for silo in cohort:
+                words, _ = works[silo].words(state, scheme, lambda: 1, plan.randomness(silo, number, 0), seed)
+                total += words.astype(np.uint64)
+            total &= np.uint64((1 << scheme.modulus_bits) - 1)
+            opened = scheme.decode(total.astype(word_dtype(scheme.modulus_bits)), len(cohort), seed)
+            state = _step(plan, state, optimiser.step(divisor.change(opened, cohort)))
             self.observer(what)
         return self._metric(state)
 

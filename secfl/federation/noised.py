@@ -15,6 +15,7 @@ from protocols.session import ClientPolicy
 from protocols.shape import Entropy
 from secfl.config import Config
 from secfl.encoding import TensorLayout
+from secfl.encoding.rotation import BLOCKS
 from secfl.federation.silo import Inside, Scheme, Vector
 from secfl.privacy.events import DistributedGaussian
 from secfl.privacy.mechanism import DistributedMechanism, MechanismReport
@@ -27,6 +28,9 @@ NOISE_SOURCE = (
     "shares of discrete Gaussian noise, one from each contributor, sampled exactly from operating-system random words "
     "(Canonne, Kamath, Steinke 2020) and added to whole numbers before encryption; vectors are bounded in whole numbers"
 )
+
+WRAP_PROBABILITY = 2.0**-20
+"""Of a sum in the bits that a configuration asks for, at some coordinate: it costs accuracy, never privacy."""
 
 Encode = Callable[[Vector, DistributedMechanism, bytes, Entropy], tuple[Words, MechanismReport]]
 
@@ -104,12 +108,13 @@ def mechanism(config: Config, layout: TensorLayout, noise_multiplier: float, flo
 
     :raises PrivacyError: no scale, or a share of noise too small to be accounted.
     """
-    training = config.training
+    training, aggregation = config.training, config.aggregation
     if training.clip_norm is None:
         raise ConfigError("training.clip_norm", "missing")
     records = 1
     if training.mode == "distributed-dp-sgd":
         records = max(largest_sample(silo.nominal_size, training.sampling_rate) for silo in config.silo)
+    fewer_bits = "value_bits" in aggregation.model_fields_set
     return DistributedMechanism.choose(
         clip_norm=training.clip_norm,
         noise_multiplier=noise_multiplier,
@@ -119,6 +124,12 @@ def mechanism(config: Config, layout: TensorLayout, noise_multiplier: float, flo
         colluding=floors.colluding,
         maximum_records=records,
         layout_digest=layout.digest,
+        rounding="conditional" if aggregation.rounding == "conditional" else "unconditional",
+        rotation_block=max(block for block in BLOCKS if block <= max(layout.size, BLOCKS[0]))
+        if aggregation.rotation
+        else 0,
+        modulus_bits=aggregation.value_bits if fewer_bits else None,
+        wrap_probability=WRAP_PROBABILITY if fewer_bits else 0.0,
     )
 
 

@@ -88,6 +88,12 @@ class Plan:
         """Whether silos train with differential privacy."""
         return self.config.privacy is not None
 
+    @property
+    def entry_bound(self) -> int:
+        """What the modulus must have room for; 0 where the sum may wrap, which is the encoding's affair."""
+        wraps = isinstance(self.scheme, DistributedMechanism) and self.scheme.wrap_probability > 0
+        return 0 if wraps else self.scheme.largest_entry
+
     def event(self, silo: str) -> AnyPrivacyEvent:
         """What one round costs a silo."""
         if isinstance(self.scheme, DistributedMechanism):
@@ -161,7 +167,7 @@ def encoding_scheme(config: Config, layout: TensorLayout) -> Scheme:
             layout_digest=layout.digest,
             maximum_weight=maximum_weight,
             weighting="public" if aggregation.weights == "nominal" or maximum_weight > 1 else "none",
-            rounding=aggregation.rounding,
+            rounding="nearest" if aggregation.rounding == "nearest" else "stochastic",
             on_overflow="clip",
         )
     except EncodingError as error:
@@ -339,7 +345,7 @@ def floors_of(config: Config, value_range: int = 0) -> ClientPolicy:
 
 
 def _policy(plan: Plan) -> ClientPolicy:
-    return floors_of(plan.config, plan.scheme.largest_entry)
+    return floors_of(plan.config, plan.entry_bound)
 
 
 def open_ledger(

@@ -137,7 +137,7 @@ def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, run_
     if settings is None:
         raise PolicyRefused("cohort", str(home.identity.id), "a silo of the configuration")
     plan = plan_run(study.config, study.path.parent)
-    policy = floors_of(study.config, plan.scheme.largest_entry)
+    policy = floors_of(study.config, plan.entry_bound)
     with ExitStack() as resources:
         resources.enter_context(torch_threads(study.config.run.threads))
         ledger = None

@@ -184,3 +184,20 @@ def test_more_than_twice_the_declared_records_are_refused_before_anything_is_rel
     plan = plan_run(config, tmp_path)
     with pytest.raises(ConfigError, match="19 is less than half of the records that silo 'east' has"):
         contribution(plan, config.silo[0])
+
+
+@pytest.mark.parametrize(("mode", "rounding"), [("distributed-dp-sgd", "stochastic"), ("client-level", "conditional")])
+def test_words_of_few_bits_are_rotated_and_open_the_plain_sum(tmp_path: Path, mode: str, rounding: str) -> None:
+    few = f'value_bits = 16\nrotation = true\nrounding = "{rounding}"'
+    write_study(tmp_path, text := noised_text(mode, aggregation=few))
+    run = run_under("secagg", text, tmp_path, tmp_path / "home", randomness=seeded(3))
+    assert run.result.status == "completed"
+    scheme = run.plan.scheme
+    assert isinstance(scheme, DistributedMechanism)
+    assert (scheme.modulus_bits, scheme.rotation_block, scheme.wrap_probability) == (16, 16, 2.0**-20)
+    for opened, plain in zip(run.sums(), run.plain_sums(), strict=True):
+        assert opened.size == 16  # four parameters, padded to a block
+        assert int(opened.max()) < 2**16
+        np.testing.assert_array_equal(opened.astype(np.uint64), plain)
+    event = next(run.parties.ledgers["east"].releases()).reservation.event
+    assert event.dimension == 16
