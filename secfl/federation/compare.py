@@ -30,7 +30,17 @@ from secfl.federation.work import contribution, local_training
 from secfl.privacy.mechanism import DistributedMechanism
 from secfl.training import SiloData, Task, load_task
 
-__all__ = ["LABEL", "WARNING", "Comparison", "Observer", "PlainTraining", "Row", "compare", "rounds_in_all"]
+__all__ = [
+    "LABEL",
+    "WARNING",
+    "Comparison",
+    "Observer",
+    "PlainTraining",
+    "Row",
+    "compare",
+    "private_metric",
+    "rounds_in_all",
+]
 
 LABEL: Final = "benchmark, no claim"
 WARNING: Final = (
@@ -147,6 +157,14 @@ def compare(
         delta=privacy.delta if privacy else None,
         rows=tuple(_row(setting, silo, found) for (setting, silo), found in values.items()),
     )
+
+
+def private_metric(plan: Plan, observer: Observer | None = None) -> float:
+    """Metric on all test records after the configured private training, its words or updates added up in the open.
+
+    An exact release about the test records, charged to no ledger.
+    """
+    return _Split(plan, observer or (lambda _what: None)).noised("federated, private")
 
 
 def _row(setting: Any, silo: str, values: list[float]) -> Row:

@@ -214,3 +214,26 @@ def test_a_model_that_is_none_of_the_three_kinds_is_refused(tmp_path: Path) -> N
 def test_sizes_without_records_need_a_model_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a DataSilo for each"):
         Federation(nn.Linear(FEATURES, 1), {"a": 40, "b": 40}, loss=loss, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "mode", "chosen"),
+    [("record", "distributed-dp-sgd", "distributed-dp-sgd"), ("client", None, "client-level")],
+)
+def test_noise_shared_among_silos_is_one_argument_away(
+    tmp_path: Path, unit: str, mode: str | None, chosen: str
+) -> None:
+    budget = PrivacyBudget(epsilon=3, delta=1e-5, unit=unit)
+    run = federation(tmp_path, budget=budget, mode=mode).run(rounds=2)
+    assert run.status == "completed"
+    assert run.report.privacy_mode == chosen
+    assert all(2.99 < spent <= 3.0 for spent in run.epsilon.values())
+    assert [row.contributors for row in run.rounds] == [NAMES, NAMES]
+
+
+def test_a_mode_that_does_not_go_with_the_unit_is_refused(tmp_path: Path) -> None:
+    budget = PrivacyBudget(epsilon=3, delta=1e-5, unit="client")
+    with pytest.raises(ConfigError, match=r"privacy\.unit"):
+        federation(tmp_path, budget=budget, mode="local-dp-sgd")
+    with pytest.raises(ConfigError, match=r"training\.mode"):
+        federation(tmp_path, budget=budget, mode="dp-sgd")
