@@ -111,7 +111,7 @@ DATA_SETS = {
 # is not among the seeds reported. Central training has B's, for the two are compared.
 _DIGITS = Setting("B", rounds=30, sampling_rate=1.0, learning_rate=4.0)
 _HEART = Setting("B", rounds=40, sampling_rate=0.5, learning_rate=2.0)
-_LOANS = Setting("B", rounds=30, sampling_rate=0.1, learning_rate=4.0, momentum=0.8)
+_LOANS = Setting("B", rounds=20, sampling_rate=0.1, learning_rate=4.0, momentum=0.8)
 _FASHION = Setting("C", rounds=5, sampling_rate=0.2, learning_rate=0.3, steps=5)
 _CHOSEN: dict[str, tuple[Setting, ...]] = {
     "digits": (
@@ -131,7 +131,7 @@ _CHOSEN: dict[str, tuple[Setting, ...]] = {
         _LOANS,
         replace(_LOANS, mode="central"),
         replace(_LOANS, mode="A"),
-        Setting("none", rounds=30, sampling_rate=0.1, learning_rate=1.0, momentum=0.7, steps=5),
+        Setting("none", rounds=20, sampling_rate=0.1, learning_rate=1.0, momentum=0.7, steps=5),
     ),
     "fashion": (_FASHION, replace(_FASHION, mode="none")),
 }

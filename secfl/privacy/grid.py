@@ -10,7 +10,8 @@ __all__ = ["NOISE_SOURCE", "grid_bound", "grid_step"]
 
 NOISE_SOURCE = (
     "discrete Gaussian on a grid of 2^-26 of its width or finer, sampled exactly from operating-system random words "
-    "(Canonne, Kamath, Steinke 2020); gradients are bounded and summed in floating point"
+    "(Canonne, Kamath, Steinke 2020); gradients of records are bounded and summed in whole numbers, with ghost "
+    "clipping in floating point"
 )
 
 _GRID_BITS = 26

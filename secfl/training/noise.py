@@ -5,7 +5,8 @@ the grid, exactly (:mod:`secfl.privacy.discrete_gaussian`): no floating-point Ga
 away (Mironov 2012), and no generator of torch's, which on a CPU starts from 32 bits of seed. Rounding moves a sum by
 less than a grid step a coordinate, so the noise is that for a clip of C + sqrt(d) steps; it never has less than z C.
 
-What is left in floating point: clipping and adding up the records' gradients, by torch. The report says so.
+Gradients of single records are clipped and added up as whole numbers of grid steps before they come here (`dp_step`).
+Ghost clipping does both in floating point, by torch; the report says so.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ class GridNoise:
         """Of the noise on a coordinate: z C and a little more."""
         return self._sampler.sigma * self.step
 
-    def add(self, values: Tensor, entropy: Callable[[int], bytes]) -> Tensor:
-        """Return ``values``, rounded to the grid, plus noise: same shape and dtype; ``values`` is not changed.
+    def add(self, values: Tensor, entropy: Callable[[int], bytes], dtype: torch.dtype | None = None) -> Tensor:
+        """Return ``values``, rounded to the grid, plus noise: same shape; ``values`` is not changed.
 
         :param values: floating-point tensor on the CPU, at most 2^52 grid steps in magnitude.
         :param entropy: ``os.urandom``, or a deterministic source in tests.
+        :param dtype: of the result; None: that of ``values``.
         """
         steps = (values.detach().double() / self.step).round_()
         noise = self._sampler.sample(values.numel(), entropy)
         # Both are whole and below 2^53: the sum is exact, and rounding it to the tensor's precision comes after.
-        return ((steps + torch.from_numpy(noise).view(values.shape)) * self.step).to(values.dtype)
+        return ((steps + torch.from_numpy(noise).view(values.shape)) * self.step).to(dtype or values.dtype)
