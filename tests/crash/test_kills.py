@@ -101,7 +101,7 @@ class TestEverySeam:
         rounds = Rounds(folder, protocol)
         names = rounds.undisturbed("server")["server"]
         chosen = [at for at, name in enumerate(names) if not name.startswith("sql:") or at % 3 == 0]
-        assert len(chosen) > 150
+        assert len(chosen) > 80
         for seam in chosen:
             done = rounds.run(Plan({"server": (seam,)}))
             assert (done.end, done.killed) == ("sum over all", ("server",)), seam

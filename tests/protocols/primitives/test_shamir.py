@@ -65,6 +65,26 @@ def test_shares_are_the_polynomials_of_the_drawn_coefficients():
         assert shares[:, 0, limb].tolist() == [evaluate(coefficients, point) for point in range(1, 6)]
 
 
+PUBLISHED = {1: 1494, 2: 1942, 3: 2578, 4: 3402, 5: 4414, 6: 5614}
+"""Points of 1234 + 166 x + 94 x^2, the example over the integers of Wikipedia's page on Shamir's secret sharing; all
+are below our modulus, so they are its points here as well."""
+
+
+def test_shares_are_those_of_a_published_example():
+    words = [166, *range(1, LIMBS), 94, *range(100, 100 + LIMBS - 1)]
+    tape = b"".join(word.to_bytes(4, "little") for word in words)
+    secret = (1234).to_bytes(2, "little") + bytes(30)
+    shares = split([secret], 6, 3, lambda length: tape[:length])
+    assert {1 + holder: int(shares[holder, 0, 0]) for holder in range(6)} == PUBLISHED
+
+
+@pytest.mark.parametrize("points", [[2, 4, 5], [1, 2, 3], [6, 3, 1], [5, 4, 2]])
+def test_secret_of_a_published_example_is_rebuilt(points):
+    shares = np.zeros((3, 1, LIMBS), np.uint32)
+    shares[:, 0, 0] = [PUBLISHED[point] for point in points]
+    assert reconstruct(points, shares) == [(1234).to_bytes(2, "little") + bytes(30)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_threshold_holders_reconstruct_in_any_order(data):
