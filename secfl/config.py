@@ -242,10 +242,15 @@ class Rounds(_Section):
 class Evaluation(_Section):
     """What is measured after a round."""
 
-    kind: Literal["benchmark", "none"]
-    """`benchmark` declares the test records of `load_data` unprotected; the metric on them is published exactly."""
+    kind: Literal["benchmark", "secure", "none"]
+    """`benchmark` declares the test records of `load_data` unprotected; the metric on them is published exactly.
+    `secure` protects them: after the last round one noised secure sum of score histograms, charged to the ledgers."""
     metric: Text = "metric"
-    """Name of the metric, for people."""
+    """Name of the metric, for people; of `secure`: `auc`, `accuracy` (two classes) or `top-1` (several)."""
+    epsilon: PositiveFloat | None = None
+    """Of secure: part of the budget that the evaluation takes; the training keeps to the rest."""
+    bins: Annotated[int, Field(ge=2, le=1000)] = 20
+    """Of secure: equal bins of [0, 1] that scores are counted in; an even number."""
 
 
 class Incident(_Section):
@@ -288,6 +293,12 @@ class Config(_Section):
     def budgeted_rounds(self) -> int:
         """Rounds that the noise leaves room for: those of the plan and the spare ones."""
         return self.run.rounds + (self.privacy.spare_rounds if self.privacy is not None else 0)
+
+    @property
+    def training_epsilon(self) -> float:
+        """The budget's epsilon less what the evaluation takes; 0 without privacy."""
+        whole = self.privacy.epsilon if self.privacy is not None else 0.0
+        return whole - (self.evaluation.epsilon or 0.0)
 
     @property
     def cohort_size(self) -> int:
@@ -352,6 +363,7 @@ class Config(_Section):
     def _fits_together(self) -> Config:
         self._check_silos()
         self._check_privacy()
+        self._check_evaluation()
         self._check_server()
         self._check_encoding()
         self._check_aggregation()
@@ -384,6 +396,30 @@ class Config(_Section):
         except PrivacyError as error:
             problem, _, allowed = str(error).removeprefix("delta: ").partition("; allowed: ")
             raise ConfigError("privacy.delta", problem, allowed) from None
+
+    def _check_evaluation(self) -> None:
+        evaluation, privacy = self.evaluation, self.privacy
+        if evaluation.kind != "secure":
+            for key in ("epsilon", "bins"):
+                if getattr(evaluation, key) != type(evaluation).model_fields[key].default:
+                    raise ConfigError(
+                        f"evaluation.{key}", f"has no effect with kind {evaluation.kind}", 'kind "secure"'
+                    )
+            return
+        if privacy is None:
+            raise ConfigError("evaluation.kind", "secure without a privacy budget", 'a private mode, "benchmark"')
+        if privacy.unit != "record":
+            problem = "secure bounds what a record adds to a histogram; the budget's unit is a client"
+            raise ConfigError("evaluation.kind", problem, '"benchmark" or "none" with mode client-level')
+        if evaluation.epsilon is None or evaluation.epsilon >= privacy.epsilon:
+            problem = (
+                "missing" if evaluation.epsilon is None else f"{evaluation.epsilon:g} leaves nothing to train with"
+            )
+            raise ConfigError("evaluation.epsilon", problem, f"above 0, below privacy.epsilon ({privacy.epsilon:g})")
+        if evaluation.bins % 2:
+            raise ConfigError("evaluation.bins", f"{evaluation.bins} is odd: 1/2 is no edge of a bin", "an even number")
+        if evaluation.metric not in ("auc", "accuracy", "top-1"):
+            raise ConfigError("evaluation.metric", f"{evaluation.metric!r} with kind secure", "auc, accuracy or top-1")
 
     def _check_server(self) -> None:
         size, silos = self.server.cohort_size, len(self.silo)

@@ -67,6 +67,7 @@ _NOTES = {
     ("Server", "beta1"): "Of adam and yogi.",
     ("Server", "beta2"): "Of adam and yogi.",
     ("Rounds", "mode"): "See [Run without waiting for slow silos](../how-to/buffered-rounds.md).",
+    ("Evaluation", "epsilon"): "Required with `secure`. See [What else leaks](../explanation/leaks.md).",
     ("Incident", "party"): "A silo's name.",
     ("Incident", "kind"): "See [Survive dropouts](../how-to/dropouts.md).",
 }

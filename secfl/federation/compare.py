@@ -125,7 +125,7 @@ def compare(
     :param task: instead of the configuration's model file.
     :raises ConfigError: naming the key that cannot be used.
     """
-    if config.evaluation.kind == "none":
+    if config.evaluation.kind != "benchmark":
         problem = (
             "this configuration does not declare its test records unprotected, and a comparison shows exact metrics"
         )

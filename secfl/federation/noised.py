@@ -150,7 +150,7 @@ def planned_noise(config: Config, layout: TensorLayout) -> float:
         raise ConfigError("privacy", "missing", f"a table, required with mode {training.mode}")
     if training.noise_multiplier is None:
         return distributed_noise_multiplier_for(
-            privacy.epsilon,
+            config.training_epsilon,
             privacy.delta,
             lambda multiplier: mechanism(config, layout, multiplier, floors).plan,
             config.budgeted_rounds,

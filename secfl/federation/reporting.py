@@ -479,6 +479,8 @@ def _evaluation(config: Config, metric: float | None) -> Evaluation:
     evaluation = config.evaluation
     records = {
         "benchmark": "pooled test records of all silos, declared unprotected in the configuration: published exactly",
+        "secure": "protected holdout records of all silos: from one noised secure sum of score histograms, charged to "
+        "the ledgers",
         "none": "nothing was evaluated",
     }
     return Evaluation(kind=evaluation.kind, metric=evaluation.metric, value=metric, records=records[evaluation.kind])
@@ -518,14 +520,19 @@ def _time(config: Config) -> str:
     return "Time: how long a silo trains may depend on its records; replies do not leave at fixed times."
 
 
+_EVALUATED = {
+    "benchmark": "The test records: they are declared unprotected and the metric on them is exact.",
+    "secure": "The metric of the holdout records is noised; evaluation.json says how far that may move it.",
+    "none": "Nothing was evaluated.",
+}
+
+
 def _not_protected(records: RunRecords) -> tuple[str, ...]:
     config = records.config
     items = [
         "Who takes part, when, and how large its messages are.",
         "The sum of the updates: it is what the protocol is there to reveal.",
-        "The test records: they are declared unprotected and the metric on them is exact."
-        if config.evaluation.kind == "benchmark"
-        else "Nothing was evaluated.",
+        _EVALUATED[config.evaluation.kind],
         _time(config),
         "Honesty of inputs: a silo may send any update within the clipping range.",
         "A server that lies about the result: it can hand out another model than the sum gives.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from protocols.identity import Roster
 from secfl import engines
 from secfl.config import Config, load_config
 from secfl.events import jsonl_observer
-from secfl.federation.checkpoint import FILE, Checkpoint, DirectoryJournal, load_checkpoint
+from secfl.federation.checkpoint import FILE, Checkpoint, DirectoryJournal, Journal, load_checkpoint
 from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
 from secfl.federation.reporting import build_report
@@ -31,7 +31,8 @@ from secfl.federation.run import (
     run_rounds,
     write_model,
 )
-from secfl.federation.setup import Plan, plan_run, set_up_parties
+from secfl.federation.secure_evaluation import evaluate_securely, write_figures
+from secfl.federation.setup import Parties, Plan, plan_run, set_up_parties
 from secfl.files import write_whole
 from secfl.report.model import RunReport
 from secfl.training import Task
@@ -156,9 +157,20 @@ def _run(
             result = run_rounds(
                 plan, parties, engine, start, journal, evaluate=evaluate, observer=observer, events=events
             )
+        result = _evaluated(plan, parties, result, journal, run_directory)
         model = write_model(run_directory, plan, result.state).read_bytes()
         report = build_report(plan, parties, engine, result, text, model)
     return FinishedRun(result, report, run_directory)
+
+
+def _evaluated(plan: Plan, parties: Parties, result: RunResult, journal: Journal, run_directory: Path) -> RunResult:
+    """The result with the metric of a secure evaluation, if the configuration asks for one."""
+    if plan.config.evaluation.kind != "secure":
+        return result
+    engine = engines.EmbeddedEngine(parties.evaluating, deadline_seconds=plan.config.aggregation.deadline_seconds)
+    figures = evaluate_securely(plan, parties, engine, result, journal)
+    write_figures(run_directory, figures)
+    return replace(result, metric=figures.value)
 
 
 def _keep_roster(path: Path, roster: Roster) -> None:
@@ -191,7 +203,7 @@ def _hash(text: str) -> str:
 
 def evaluator(plan: Plan) -> Evaluate | None:
     """The metric on pooled test records, where the configuration declares them unprotected."""
-    if plan.config.evaluation.kind == "none":
+    if plan.config.evaluation.kind != "benchmark":
         return None
     from secfl.training import pooled_metric
 

@@ -30,6 +30,7 @@ from secfl.federation.noised import Divisor, Floors, mechanism, noise_event, pla
 from secfl.federation.office import Office
 from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
 from secfl.federation.randomness import Randomness, operating_system, seeded
+from secfl.federation.secure_evaluation import evaluation_work, planned_evaluation
 from secfl.federation.silo import Scheme, Silo, Vector
 from secfl.federation.work import contribution, own_scheme
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
@@ -199,7 +200,7 @@ def noise_multipliers(config: Config, layout: TensorLayout) -> dict[str, float]:
     if training.noise_in_sum:
         return dict.fromkeys((silo.name for silo in config.silo), planned_noise(config, layout))
     chosen = training.noise_multiplier or noise_multiplier_for(
-        config.privacy.epsilon,
+        config.training_epsilon,
         config.privacy.delta,
         training.sampling_rate,
         training.steps_per_round * config.budgeted_rounds,
@@ -212,6 +213,7 @@ class Parties:
 
     :param silos: those that train, by name.
     :param offices: those that only open sums.
+    :param evaluating: silos and offices as they take part in a secure evaluation.
     :param public_context: see `secfl.registry.Entry.public_context`.
     """
 
@@ -224,7 +226,9 @@ class Parties:
         offices: dict[str, Office] | None = None,
         public_context: bytes = b"",
         heads: CountersignedHeads | None = None,
+        evaluating: dict[str, Party] | None = None,
     ) -> None:
+        self.evaluating = evaluating or {}
         self.heads = heads or CountersignedHeads.none()
         self.roster = roster
         self.public_context = public_context
@@ -266,7 +270,8 @@ def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urando
         silos = {settings.name: set_up.silo(settings, ledgers) for settings in config.silo}
         offices = {name: set_up.office(name) for name in cast.offices}
         public_context = config.protocol.public_context(identities.values())
-        return Parties(roster, silos, ledgers, resources.pop_all(), offices, public_context, heads)
+        evaluating = set_up.evaluating(ledgers) if config.evaluation.kind == "secure" else {}
+        return Parties(roster, silos, ledgers, resources.pop_all(), offices, public_context, heads, evaluating)
 
 
 @dataclass(frozen=True)
@@ -280,6 +285,7 @@ class _SetUp:
     entropy: Entropy
     resources: ExitStack
     heads: CountersignedHeads
+    stores: dict[str, FileStore] = field(default_factory=dict)
 
     def silo(self, settings: SiloSettings, ledgers: dict[str, Ledger]) -> Silo:
         plan, name = self.plan, settings.name
@@ -311,11 +317,33 @@ class _SetUp:
             notes=self.resources.enter_context(jsonl_observer(self.home / name / "local.jsonl", mode=0o600)),
         )
 
-    def office(self, name: str) -> Office:
+    def evaluating(self, ledgers: dict[str, Ledger]) -> dict[str, Party]:
+        """The same organisations in a secure evaluation: same keys, records of answers, ledgers; other work."""
+        plan = self.plan
+        mechanism = planned_evaluation(plan)
+        policy = floors_of(plan.config, mechanism.largest_entry)
+        silos: dict[str, Party] = {
+            settings.name: Silo(
+                self.identities[settings.name],
+                self.roster,
+                policy,
+                store=self._store(settings.name),
+                training=evaluation_work(plan, settings, mechanism),
+                scheme=mechanism,
+                protocol=plan.config.aggregation.protocol,
+                roles=plan.config.cast.roles(settings.name),
+                ledger=ledgers[settings.name],
+                entropy=self.entropy,
+            )
+            for settings in plan.config.silo
+        }
+        return silos | {name: self.office(name, policy) for name in plan.config.cast.offices}
+
+    def office(self, name: str, policy: ClientPolicy | None = None) -> Office:
         return Office(
             self.identities[name],
             self.roster,
-            _policy(self.plan),
+            policy or _policy(self.plan),
             protocol=self.plan.config.aggregation.protocol,
             roles=self.plan.config.cast.roles(name),
             store=self._store(name),
@@ -323,9 +351,10 @@ class _SetUp:
         )
 
     def _store(self, name: str) -> FileStore:
-        store = FileStore(self.home / name / "answers.log")
-        self.resources.callback(store.close)
-        return store
+        if name not in self.stores:
+            self.stores[name] = FileStore(self.home / name / "answers.log")
+            self.resources.callback(self.stores[name].close)
+        return self.stores[name]
 
 
 def floors_of(config: Config, value_range: int = 0) -> ClientPolicy:
