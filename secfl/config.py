@@ -28,6 +28,7 @@ __all__ = [
     "Server",
     "SiloSettings",
     "Training",
+    "least_contributors",
     "load_config",
     "parse_config",
 ]
@@ -337,15 +338,10 @@ class Config(_Section):
 
     @property
     def minimum_contributors(self) -> int:
-        """Fewest silos in a sum; by default what hides an update among two honest ones, and three where there are.
-
-        With shares of noise by default nine tenths of the silos asked, or all but one: the fewer there may be, the
-        larger each share.
-        """
-        least = self.protocol.least_contributors(self.cohort_size, self.collusion_bound)
-        if self.training.noise_in_sum:
-            least = max(least, self.cohort_size - max(1, self.cohort_size // 10))
-        return self.aggregation.minimum_contributors or least
+        """Fewest silos in a sum; see `least_contributors` for the default."""
+        return self.aggregation.minimum_contributors or least_contributors(
+            self.protocol, self.cohort_size, self.collusion_bound, noise_in_sum=self.training.noise_in_sum
+        )
 
     @property
     def privacy_units(self) -> int:
@@ -550,6 +546,15 @@ class Config(_Section):
         if (incident.seconds > 0) != (incident.kind == "delay"):
             problem = f"{incident.seconds:g} with kind {incident.kind}"
             raise ConfigError(f"{key}.seconds", problem, "a number > 0 with kind delay, only there")
+
+
+def least_contributors(protocol: Entry, cohort: int, collusion_bound: int, *, noise_in_sum: bool) -> int:
+    """Fewest silos in a sum by default: what hides an update among two honest ones, and three where there are.
+
+    With shares of noise nine tenths of the silos asked, or all but one: the fewer there may be, the larger each share.
+    """
+    least = protocol.least_contributors(cohort, collusion_bound)
+    return max(least, cohort - max(1, cohort // 10)) if noise_in_sum else least
 
 
 def load_config(path: str | Path) -> tuple[Config, str]:

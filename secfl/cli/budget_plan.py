@@ -13,12 +13,13 @@ import msgspec
 from protocols.errors import ConfigError, LedgerCorrupt, PrivacyError
 from protocols.session import default_collusion_bound
 from secfl.cli.ledger import public_key_of
-from secfl.config import Config
+from secfl.config import Config, least_contributors
 from secfl.privacy.accounting import RdpFilter, choose_order
 from secfl.privacy.budget import check_delta
 from secfl.privacy.claims import Mode
 from secfl.privacy.ledger import LedgerSummary, ReleaseState, verify
 from secfl.privacy.planning import TrainingPlan, rounds_left, with_noise_for
+from secfl.registry import PROTOCOLS, Entry
 from secfl.report.plan import LedgerRow, LevelRow
 
 __all__ = ["Planned", "ledger_rows", "planned"]
@@ -71,7 +72,7 @@ def planned(config: Config | None, options: Mapping[str, Any]) -> Planned:
             raise ConfigError("--epsilon", "missing", "a budget, or --noise-multiplier")
     else:
         epsilon = None
-    return _planned(_completed(values), epsilon, given)
+    return _planned(_completed(values, PROTOCOLS["secagg"] if config is None else config.protocol), epsilon, given)
 
 
 def _planned(values: dict[str, Any], epsilon: float | None, given: Mapping[str, Any]) -> Planned:
@@ -124,13 +125,11 @@ def _of_config(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _completed(values: dict[str, Any]) -> dict[str, Any]:
+def _completed(values: dict[str, Any], protocol: Entry) -> dict[str, Any]:
     """What follows from the rest where nobody says otherwise: a run's own defaults."""
     silos = values["silos"]
     colluding = values.get("colluding", max(0, min(default_collusion_bound(silos), silos - 2)))
-    least = max(colluding + 2, min(3, silos))
-    if values["mode"] != "local-dp-sgd":
-        least = max(least, silos - silos // 10)
+    least = least_contributors(protocol, silos, colluding, noise_in_sum=values["mode"] != "local-dp-sgd")
     return {
         "steps_per_round": 1,
         "clip_norm": 1.0,
