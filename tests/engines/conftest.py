@@ -19,6 +19,7 @@ from secfl.federation.roster_file import write_roster
 PROBE = Path(__file__).parent / "probe"
 PARTIES = ("cleveland", "hungarian", "switzerland", "va")
 EXAMPLES = (227, 220, 92, 150)
+STRANGER = "stranger"
 SHIFTS = (0.1, 0.2, 0.3, 0.4)
 SECONDS = 600.0
 """For a run: a few seconds on a machine that has nothing else to do."""
@@ -67,6 +68,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     roster = Roster(identity.member() for identity in identities)
     for folder in (*homes.values(), base):
         write_roster(folder / "roster.toml", roster)
+    stranger = base / "homes" / STRANGER  # its SuperNode is registered, its key is in nobody's roster but its own
+    alien = load_or_create_identity(stranger / "identity.key", STRANGER, {Role.CLIENT})
+    write_roster(stranger / "roster.toml", Roster([*(identity.member() for identity in identities), alien.member()]))
     nodes = {
         party: NodeSettings(
             homes[party],
@@ -74,7 +78,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         )
         for party, shift, examples in zip(PARTIES, SHIFTS, EXAMPLES, strict=True)
     }
-    deployment = Deployment(base / "flower", nodes)
+    nodes[STRANGER] = NodeSettings(stranger, {"party": STRANGER, "shift": 9.9, "examples": 1, "pid-file": "/dev/null"})
+    deployment = Deployment(base / "flower", nodes, start={*PARTIES})
     mark = ""
     try:
         deployment.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, PARTIES, SECONDS, SHIFTS, Federation, model, rows
+from conftest import EXAMPLES, PARTIES, SECONDS, SHIFTS, STRANGER, Federation, model, rows
 
+from secfl.engines.flower.deployment import Deployment, marked_processes
 from secfl.federation.committee_keys import load_committee_key
 from secfl.federation.keys import load_key
+from secfl.federation.roster_file import read_roster, revoke_member, write_roster
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
@@ -93,6 +96,46 @@ def test_a_node_whose_app_raises_drops_out_at_once(federation: Federation) -> No
     np.testing.assert_allclose(model(output), expected, atol=1e-5)
 
 
+def test_a_node_with_another_roster_and_one_that_nobody_knows_take_no_part_and_are_named(
+    federation: Federation,
+) -> None:
+    """The stranger is registered with Flower, which samples it like any other; its key is in no roster but its own."""
+    roster_path = federation.deployment.nodes["va"].home / "roster.toml"
+    agreed = roster_path.read_bytes()
+    revoked = revoke_member(read_roster(roster_path), "cleveland")
+    federation.deployment.start_node(STRANGER)
+    try:
+        write_roster(roster_path, revoked)
+        federation.deployment.wait_online(5)
+        status, output = federation.run(nodes=5)
+    finally:
+        roster_path.write_bytes(agreed)
+        federation.deployment.stop_node(STRANGER)
+    assert status == "finished:completed"
+    (row,) = rows(output)[-1:]
+    assert row["contributors"] == list(PARTIES[:3])
+    assert any("'va' has pinned roster" in text for text in row["refused"])
+    assert any(f"it calls itself '{STRANGER}'" in text for text in row["refused"])
+    expected = START + np.average(SHIFTS[:3], weights=EXAMPLES[:3]) + STEPS
+    np.testing.assert_allclose(model(output), expected, atol=1e-5)
+
+
+def test_what_was_started_is_stopped_when_the_body_fails(tmp_path: Path) -> None:
+    deployment, mark = Deployment(tmp_path / "alone", {}), ""
+
+    def body() -> None:
+        nonlocal mark
+        with deployment.running():
+            mark = json.loads((tmp_path / "alone" / "deployment.json").read_text())["mark"]
+            assert len(marked_processes(mark)) >= 2  # the SuperLink, and what it starts apps with
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        body()
+    assert mark
+    assert marked_processes(mark) == []
+
+
 def test_no_secret_passes_through_the_superlinks_database_or_log(federation: Federation, secure: SecureRun) -> None:
     assert secure.search.looks > 20
     assert secure.search.found == set()
@@ -120,7 +163,8 @@ def test_without_secure_aggregation_the_same_search_finds_every_model(federation
 
 
 def _models() -> dict[str, bytes]:
-    values = {party: START + shift + STEPS for party, shift in zip(PARTIES, SHIFTS, strict=True)}
+    """To the last bit what the probe's training gives: the search without protection shows that it is."""
+    values = {party: START + (shift + STEPS) for party, shift in zip(PARTIES, SHIFTS, strict=True)}
     return {f"model {party}": model.astype(np.float32).tobytes() for party, model in values.items()}
 
 

@@ -24,7 +24,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,11 +71,15 @@ class Deployment:
 
     :param directory: of the deployment.
     :param nodes: by party.
+    :param start: whose SuperNodes :meth:`start` starts; all by default. All are registered.
     """
 
-    def __init__(self, directory: Path, nodes: Mapping[str, NodeSettings]) -> None:
+    def __init__(
+        self, directory: Path, nodes: Mapping[str, NodeSettings], *, start: Collection[str] | None = None
+    ) -> None:
         self.directory = directory.resolve()
         self.nodes = dict(nodes)
+        self._first = tuple(nodes if start is None else start)
         self._state = self.directory / "deployment.json"
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -106,9 +110,9 @@ class Deployment:
         self.start_superlink()
         for party in self.nodes:
             self._register(party)
-        for party in self.nodes:
+        for party in self._first:
             self.start_node(party)
-        self.wait_online(len(self.nodes))
+        self.wait_online(len(self._first))
 
     def start_superlink(self) -> None:
         """Start the SuperLink, on the port that it had before if there is one, and wait until it answers."""
@@ -145,6 +149,12 @@ class Deployment:
             files / "supernode.log",
             files / "flower",
         )
+
+    def stop_node(self, party: str) -> None:
+        """Stop a party's SuperNode and wait for its end."""
+        process = self.process(party)
+        _send(process, signal.SIGTERM)
+        self._wait(lambda: process not in self.processes(), party, self.directory / "nodes" / party / "supernode.log")
 
     def stop(self) -> None:
         """Stop everything that was started, first kindly; when it returns nothing of it runs."""

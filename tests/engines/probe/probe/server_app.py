@@ -33,7 +33,8 @@ class Unprotected(FedAvg):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     config = context.run_config
-    nodes = {"min_train_nodes": 4, "min_available_nodes": 4, "fraction_evaluate": 0.0}
+    number = int(config["nodes"])
+    nodes = {"min_train_nodes": number, "min_available_nodes": number, "fraction_evaluate": 0.0}
     start = ArrayRecord({"weight": Array(np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4))})
     rounds = int(config["rounds"])
     if not config["secure"]:
@@ -54,6 +55,7 @@ def main(grid: Grid, context: Context) -> None:
                 "contributors": row.contributors,
                 "examples": row.examples,
                 "events": {e.party: str(e.error) for phase in row.carried.phases for e in phase.events},
+                "refused": sorted(map(str, strategy.engine.refused.values())),
                 "seconds": {phase.phase: phase.seconds for phase in row.carried.phases},
             }
             for row in strategy.rounds
