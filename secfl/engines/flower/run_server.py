@@ -13,11 +13,12 @@ from flwr.serverapp import Grid
 
 from protocols.errors import ConfigError
 from protocols.identity import Roster
-from secfl.config import load_config
+from secfl.config import Config, load_config
 from secfl.engines.flower.engine import FlowerEngine
 from secfl.engines.flower.envelope import Letter
 from secfl.engines.flower.study import HeadRequest, configuration_digest
 from secfl.events import jsonl_observer
+from secfl.federation.countersigned import CountersignedHeads
 from secfl.federation.roster_file import ROSTER_NAME, read_roster
 from secfl.privacy.ledger_copy import LedgerCopy
 
@@ -42,13 +43,16 @@ class RemoteParties:
     It stands where a simulation has `secfl.federation.setup.Parties`.
     """
 
-    def __init__(self, roster: Roster, silos: tuple[str, ...], directory: Path, public_context: bytes) -> None:
+    def __init__(self, config: Config, roster: Roster, directory: Path, public_context: bytes) -> None:
         self.roster = roster
-        self.silos = {name: _Remote(name) for name in silos}
+        self.silos = {silo.name: _Remote(silo.name) for silo in config.silo}
         self.ledgers: dict[str, LedgerCopy] = {}
         self.signatures: dict[str, str] = {}
         self.public_context = public_context
-        self._directory = directory
+        self.heads = CountersignedHeads.none()  # copies of whole ledgers come with the answers
+        # As `secfl report verify` looks for them: the ledgers of a run lie beside it, those of a life at the silos.
+        self._copies = directory / ("ledgers" if config.ledger.kind == "per-run" else "copies")
+        self._name = f"{config.ledger.lineage}.ledger"
 
     def heard(self, party: str, letter: Letter) -> None:
         """Take the ledger that came with an answer.
@@ -60,7 +64,7 @@ class RemoteParties:
         if party in self.ledgers:
             self.ledgers[party].update(letter.terms)
         else:
-            path = self._directory / "copies" / f"{party}.ledger"
+            path = self._copies / party / self._name
             self.ledgers[party] = LedgerCopy(path, self.roster.member(party).identity_key, letter.terms)
 
     def sign_heads(self, engine: FlowerEngine, run_id: str, model_hash: str) -> None:
@@ -88,9 +92,8 @@ def serve_study(grid: Grid, context: Context) -> None:
     config, text = load_config(directory / session.CONFIGURATION)
     plan = plan_run(config, session.origin(directory))
     public = directory / PUBLIC_CONTEXT
-    names = tuple(silo.name for silo in config.silo)
     roster = read_roster(directory / ROSTER_NAME)
-    parties = RemoteParties(roster, names, directory, public.read_bytes() if public.exists() else b"")
+    parties = RemoteParties(config, roster, directory, public.read_bytes() if public.exists() else b"")
     engine = FlowerEngine(
         grid,
         roster,

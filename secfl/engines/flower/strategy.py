@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from protocols.errors import ConfigError, EncodingError, SecflError, UsageError
+from protocols.errors import ConfigError, EncodingError, SecflError, ThresholdNotMet, UsageError
 from protocols.identity import Roster
 from protocols.session import SessionParameters
 from secfl.encoding import EncodingScheme, TensorLayout, decode_mean
@@ -168,7 +168,7 @@ class SecureAggregation:
         engine = self._require_engine()
         if timeout is not None:
             engine.deadline_seconds = min(self._deadline, timeout)
-        cohort = [party for party, node in engine.call_roll().items() if node in nodes]
+        cohort = self._cohort(nodes)
         name, arrays = model_of(content)
         tensors = {key: array.numpy() for key, array in arrays.items()}
         layout = _layout(tensors)
@@ -188,6 +188,21 @@ class SecureAggregation:
             else:
                 reply = self._reply(name, layout, state + mean, examples)
         return SecureRound(number, attempt, parameters, carried, contributors, examples, failure), reply
+
+    def _cohort(self, nodes: set[int]) -> list[str]:
+        """The parties that the sampled nodes speak for.
+
+        :raises ThresholdNotMet: too few for any sum; its notes say what the nodes said.
+        """
+        engine = self._require_engine()
+        cohort = [party for party, node in engine.call_roll().items() if node in nodes]
+        least = self._minimum(self._collusion(len(cohort)))
+        if len(cohort) < least:
+            error = ThresholdNotMet(least, len(cohort), phase="roll call")
+            for node, problem in sorted((engine.errors | engine.refused).items()):
+                error.add_note(f"node {node}: {problem}")
+            raise error
+        return cohort
 
     def _terms(self, cohort: list[str], layout: TensorLayout) -> Terms:
         kind = self._weights if isinstance(self._weights, str) else "public"

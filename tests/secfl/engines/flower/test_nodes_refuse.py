@@ -218,3 +218,16 @@ def test_a_node_whose_once_only_store_was_put_back_takes_no_part(tmp_path: Path)
     aggregation.start(connected(tmp_path), initial_arrays(), num_rounds=1)
     assert aggregation.rounds[0].contributors == PARTIES[:3]
     assert "rolled back" in str(aggregation.engine.errors[VA])
+
+
+def test_nodes_that_are_not_set_up_are_named_with_what_they_lack(tmp_path: Path) -> None:
+    roster, _ = make_homes(tmp_path, "oneshot")
+    grid = connected(tmp_path)
+    for node, (app, _config) in grid.apps.items():
+        grid.apps[node] = (app, {})
+    with pytest.raises(ThresholdNotMet, match="roll call: 0 parties present, 3 required") as failed:
+        secure(roster).start(grid, initial_arrays(), num_rounds=1)
+    assert len(failed.value.__notes__) == len(PARTIES)
+    assert all(
+        "this node has no folder of secfl's; allowed: flower-supernode" in note for note in failed.value.__notes__
+    )

@@ -23,6 +23,7 @@ from secfl.engines.flower.study import STUDY, answer_study
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.roster_file import write_roster
 from secfl.federation.session import begin_run, simulate
+from secfl.federation.verification import verify_report
 from secfl.registry import PROTOCOLS
 from secfl.report.model import RunReport
 
@@ -101,6 +102,15 @@ def test_in_every_privacy_mode_the_report_has_every_silos_ledger_signed(tmp_path
     assert all(len(silo.head_signature) == 128 for silo in report.silos)
     assert [len(silo.releases) for silo in report.silos] == [2] * 4
     assert [sorted(row.epsilon) for row in report.rounds] == [sorted(SILOS)] * 2
+    found = verify_report(deployed.directory / "report.json")
+    assert found.ledger_lines > 4 * 3
+
+
+def test_a_report_of_lifetime_ledgers_verifies_against_the_servers_copies(tmp_path: Path) -> None:
+    deployed = Deployed(tmp_path, study_text(private=True, ledger="lifetime", aggregation='protocol = "oneshot"'))
+    deployed.run(deployed.grid())
+    found = verify_report(deployed.directory / "report.json", ledgers=deployed.directory / "copies")
+    assert found.ledger_lines > 4 * 3
 
 
 def test_a_silo_with_another_configuration_takes_no_part(tmp_path: Path) -> None:
