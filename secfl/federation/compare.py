@@ -24,6 +24,7 @@ from protocols.primitives.ring import word_dtype
 from secfl.config import Aggregation, Config, SiloSettings
 from secfl.federation.cohort import sample_cohort
 from secfl.federation.model_code import model_code
+from secfl.federation.session import torch_threads
 from secfl.federation.setup import Plan, plan_run, server_optimiser
 from secfl.federation.silo import LocalTraining, Vector
 from secfl.federation.work import contribution, local_training
@@ -136,15 +137,16 @@ def compare(
     quiet = observer or (lambda _what: None)
     plain_config = _without_privacy(config, plain or PlainTraining())
     values: dict[tuple[str, str], list[float]] = {}
-    for seed in seeds:
-        cached = replace(task, load=cache(task.load))
-        split = _Split(plan_run(_seeded(plain_config, seed), directory, cached), quiet)
-        figures = split.baselines()
-        if with_private:
-            private = _Split(plan_run(_seeded(config, seed), directory, cached), quiet)
-            figures["federated, private", ""] = private.noised("federated, private")
-        for key, value in figures.items():
-            values.setdefault(key, []).append(value)
+    with torch_threads(config.run.threads):
+        for seed in seeds:
+            cached = replace(task, load=cache(task.load))
+            split = _Split(plan_run(_seeded(plain_config, seed), directory, cached), quiet)
+            figures = split.baselines()
+            if with_private:
+                private = _Split(plan_run(_seeded(config, seed), directory, cached), quiet)
+                figures["federated, private", ""] = private.noised("federated, private")
+            for key, value in figures.items():
+                values.setdefault(key, []).append(value)
     training, privacy = plain_config.training, config.privacy if with_private else None
     return Comparison(
         name=config.run.name,
@@ -164,7 +166,8 @@ def private_metric(plan: Plan, observer: Observer | None = None) -> float:
 
     An exact release about the test records, charged to no ledger.
     """
-    return _Split(plan, observer or (lambda _what: None)).noised("federated, private")
+    with torch_threads(plan.config.run.threads):
+        return _Split(plan, observer or (lambda _what: None)).noised("federated, private")
 
 
 def _row(setting: Any, silo: str, values: list[float]) -> Row:

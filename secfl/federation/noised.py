@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +139,7 @@ def _rate(config: Config) -> float:
     return config.training.sampling_rate if config.training.mode == "distributed-dp-sgd" else 1.0
 
 
+@lru_cache(maxsize=32)  # a plan, its parties and its report ask for the same search
 def planned_noise(config: Config, layout: TensorLayout) -> float:
     """The configured noise multiplier, or the smallest that lets every round of the plan fit at the floors.
 

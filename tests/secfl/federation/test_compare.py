@@ -192,3 +192,26 @@ EMPTY = replace(
 def test_what_cannot_be_compared_is_named(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run(tmp_path, **options)
+
+
+@pytest.mark.parametrize("mode", ["distributed-dp-sgd", "client-level"])
+def test_noise_in_sums_is_compared_through_whole_numbers_and_what_it_costs_without(tmp_path: Path, mode: str) -> None:
+    steps, unit = ("1", "record") if mode == "distributed-dp-sgd" else ("2", "client")
+    training = f'[training]\nmode = "{mode}"\nsteps_per_round = {steps}\nlearning_rate = 0.5\nsampling_rate = 0.25\n'
+    sections = {
+        "training": f"{training}clip_norm = 1.0\n",
+        "privacy": f'[privacy]\nepsilon = 4.0\ndelta = 1e-5\nunit = "{unit}"\n',
+        "aggregation": "[aggregation]\n",
+    }
+    found = run(tmp_path, private=True, with_private=True, sections=sections)
+    assert list(values(found)) == [*SETTINGS, ("federated, private", "")]
+    assert (found.epsilon, found.delta) == (4.0, 1e-5)
+    noised, plain = values(found)["federated, private", ""], values(found)["federated", ""]
+    assert all(0.0 <= value <= 1.0 for value in noised)
+    # At a budget that leaves no noise worth the name, the same records give the same model but for clips.
+    sections["privacy"] = sections["privacy"].replace("4.0", "1e9")
+    sections["training"] = sections["training"].replace("clip_norm = 1.0", "clip_norm = 5.0\nnoise_multiplier = 0.001")
+    sections["training"] = sections["training"].replace("0.25", "1.0")
+    loud = run(tmp_path, private=True, with_private=True, sections=sections)
+    assert values(loud)["federated, private", ""] == pytest.approx(values(loud)["federated", ""], abs=0.03)
+    assert plain
