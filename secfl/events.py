@@ -29,9 +29,12 @@ __all__ = [
     "Observer",
     "PartyRefused",
     "PhaseClosed",
+    "PhaseOpened",
+    "RoundEvaluated",
     "RoundFinished",
     "SessionOpened",
     "carried_events",
+    "closed_events",
     "jsonl_observer",
     "logging_observer",
     "opened_event",
@@ -65,6 +68,12 @@ class SessionOpened(SessionEvent, frozen=True, kw_only=True):
     modulus_bits: int
     vector_length: int
     simulation: bool
+
+
+class PhaseOpened(SessionEvent, frozen=True, kw_only=True):
+    """The parties of a phase are about to be asked; only where the engine tells while it goes."""
+
+    phase: str
 
 
 class PhaseClosed(SessionEvent, frozen=True, kw_only=True):
@@ -116,6 +125,21 @@ class BudgetCharged(Event, frozen=True, kw_only=True):
     epsilon_spent: float
     epsilon_budget: float
     delta: float
+    epsilon_remaining: float
+    rounds_left: int | None
+    """Forecast: further rounds that fit at the cost of the last one; None before the first."""
+    rounds_planned_left: int
+    """Rounds of the plan that are still to come: the budget lasts if `rounds_left` is no less."""
+
+
+class RoundEvaluated(Event, frozen=True, kw_only=True):
+    """The model after a round, measured on records that are declared unprotected."""
+
+    run_id: str
+    round: int
+    attempt: int
+    metric: str
+    value: float
 
 
 Observer = Callable[[Event], None]
@@ -137,17 +161,22 @@ def opened_event(parameters: SessionParameters, *, simulation: bool) -> SessionO
 def carried_events(parameters: SessionParameters, phases: Iterable[PhaseRecord]) -> Iterator[Event]:
     """The phases of a session as an engine recorded them: refusals of each, then its end."""
     for record in phases:
-        for item in record.events:
-            yield refusal(parameters, item.phase, item.party, item.error)
-        yield PhaseClosed(
-            **session_fields(parameters),
-            phase=record.phase,
-            seconds=record.seconds,
-            bytes_up=record.bytes_up,
-            bytes_down=record.bytes_down,
-            answered=record.answered,
-            dropped=record.dropped,
-        )
+        yield from closed_events(parameters, record)
+
+
+def closed_events(parameters: SessionParameters, record: PhaseRecord) -> Iterator[Event]:
+    """One phase that ended: its refusals, then its end."""
+    for item in record.events:
+        yield refusal(parameters, item.phase, item.party, item.error)
+    yield PhaseClosed(
+        **session_fields(parameters),
+        phase=record.phase,
+        seconds=record.seconds,
+        bytes_up=record.bytes_up,
+        bytes_down=record.bytes_down,
+        answered=record.answered,
+        dropped=record.dropped,
+    )
 
 
 def refusal(parameters: SessionParameters, phase: str, party: str, error: SecflError) -> PartyRefused:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from secfl.cli.console import console
 from secfl.config import Config
+from secfl.events import Event
 from secfl.report.model import RoundRow
 
 __all__ = ["RoundsProgress"]
@@ -44,6 +45,9 @@ class RoundsProgress:
         self._progress.update(self._task, completed=min(done, self._settings.run.rounds), note=note)
         if not console.is_terminal:
             console.print(note, soft_wrap=True)
+
+    def watch(self, event: Event) -> None:
+        """What happens within an attempt is not shown here."""
 
     def _note(self, row: RoundRow) -> str:
         settings = self._settings

@@ -15,7 +15,7 @@ from rich.table import Table
 from protocols.errors import MissingExtra
 from secfl.cli.console import console
 from secfl.cli.errors import HALTED
-from secfl.cli.progress import RoundsProgress
+from secfl.cli.live import progress_of
 from secfl.config import load_config
 from secfl.federation.session import simulate
 from secfl.report import write_report
@@ -46,15 +46,20 @@ def run(
             "and a SuperNode for each party on this machine, and stops them at the end."
         ),
     ] = EngineName.EMBEDDED,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show phases, parties, budgets and forecast while the run goes on.")
+    ] = False,
 ) -> None:
     """Train as the configuration says and write the report."""
     settings, text = load_config(config)
     require_report_extra()
-    with RoundsProgress(settings) as progress:
+    with progress_of(settings, live=live) as progress:
         if engine is EngineName.FLOWER:
             directory, report = flower().launch(config, output=output, observer=progress.show)
         else:
-            finished = simulate(settings, text, config.resolve().parent, output=output, observer=progress.show)
+            finished = simulate(
+                settings, text, config.resolve().parent, output=output, observer=progress.show, watch=progress.watch
+            )
             directory, report = finished.directory, finished.report
     finish(report, directory)
 

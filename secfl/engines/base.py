@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from protocols.errors import SecflError
+from protocols.session import SessionParameters
 from protocols.shape import Aggregate, Chunk, Reply, ServerSession
 
-__all__ = ["Carried", "Engine", "Party", "PartyEvent", "PhaseRecord", "upload"]
+__all__ = ["Carried", "Engine", "Party", "PartyEvent", "PhaseRecord", "Watcher", "upload"]
 
 
 class Party(Protocol):
@@ -58,6 +59,19 @@ class Carried:
     aggregate: Aggregate | None
     failure: SecflError | None
     phases: tuple[PhaseRecord, ...] = field(repr=False)
+
+
+class Watcher(Protocol):
+    """Is told how a session goes while it goes; what it raises ends the run."""
+
+    def session_opened(self, parameters: SessionParameters) -> None:
+        """The cohort is about to be asked for the first time."""
+
+    def phase_opened(self, parameters: SessionParameters, phase: str) -> None:
+        """The parties of a phase are about to be asked."""
+
+    def phase_closed(self, parameters: SessionParameters, record: PhaseRecord) -> None:
+        """A phase ended, in whatever way."""
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from protocols.errors import SecflError
 from protocols.session import SessionParameters
 from protocols.shape import Reply, Request, ServerSession
-from secfl.engines.base import Carried, Party, PartyEvent, PhaseRecord, upload
+from secfl.engines.base import Carried, Party, PartyEvent, PhaseRecord, Watcher, upload
 from secfl.engines.durable import DurableServer
 from secfl.engines.journal import ServerJournal
 from secfl.registry import PROTOCOLS
@@ -64,6 +64,7 @@ class EmbeddedEngine:
     :param clock: seconds, monotonic.
     :param journal: where the server's side of the last session is kept, as in a deployment. A killed simulation loses
         its parties, so nothing is restored from it: the round is tried anew.
+    :param watcher: told of every phase while it goes.
     """
 
     name: ClassVar[str] = "embedded"
@@ -77,12 +78,14 @@ class EmbeddedEngine:
         deadline_seconds: float = 600.0,
         clock: Callable[[], float] = time.perf_counter,
         journal: ServerJournal | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.parties = dict(parties)
         self.incidents = tuple(incidents)
         self.deadline_seconds = deadline_seconds
         self.clock = clock
         self.journal = journal
+        self.watcher = watcher
 
     def run_session(self, server: ServerSession, context: bytes) -> Carried:
         """See `Engine.run_session`."""
@@ -92,9 +95,15 @@ class EmbeddedEngine:
             server = DurableServer.adopt(self.journal, server)
         lost = self._lost_before(server)
         phases: list[PhaseRecord] = []
+        if self.watcher is not None:
+            self.watcher.session_opened(server.parameters)
         while server.phase is not None:
             carrier = _PhaseCarrier(self, server, context, lost)
+            if self.watcher is not None:
+                self.watcher.phase_opened(server.parameters, server.phase)
             phases.append(carrier.run())
+            if self.watcher is not None:
+                self.watcher.phase_closed(server.parameters, phases[-1])
             if carrier.failure is not None:
                 return Carried(None, carrier.failure, tuple(phases))
         return Carried(server.result(), None, tuple(phases))

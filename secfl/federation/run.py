@@ -25,7 +25,7 @@ from secfl.federation.cohort import sample_cohort
 from secfl.federation.round import RoundOutcome, RoundPlan
 from secfl.federation.rows import round_row
 from secfl.federation.setup import Parties, Plan, server_optimiser
-from secfl.federation.telling import round_events
+from secfl.federation.telling import budget_events, evaluated_event, round_events
 from secfl.files import write_whole
 from secfl.report.model import RoundRow
 
@@ -206,10 +206,22 @@ class _Loop:
             metric = self._evaluate(self.state) if self._evaluate else None
             finished = number
         if self._events is not None:
-            for event in round_events(outcome, self._parties.ledgers, simulation=self._engine.simulation):
-                self._events(event)
+            self._tell(outcome, number, metric)
         row = round_row(outcome, metric, spent(self._parties))
         self._remember(row, finished, self.progress.metric if metric is None else metric)
+
+    def _tell(self, outcome: RoundOutcome, number: int, metric: float | None) -> None:
+        """Everything about an attempt that is over, but what the engine told while it went."""
+        if self._events is None:
+            return
+        told = getattr(self._engine, "watcher", None) is not None
+        for event in round_events(outcome, simulation=self._engine.simulation, told=told):
+            self._events(event)
+        if metric is not None:
+            self._events(evaluated_event(outcome, self._plan.config.evaluation.metric, metric))
+        to_come = self._plan.config.run.rounds - (number if outcome.mean is not None else number - 1)
+        for charged in budget_events(outcome, self._parties.ledgers, to_come):
+            self._events(charged)
 
     def _remember(self, row: RoundRow, finished: int, metric: float | None) -> None:
         before = self.progress

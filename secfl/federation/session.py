@@ -16,7 +16,8 @@ from protocols.errors import ConfigError
 from protocols.identity import Roster
 from secfl import engines
 from secfl.config import Config, load_config
-from secfl.events import jsonl_observer
+from secfl.events import Event, jsonl_observer
+from secfl.events import Observer as EventObserver
 from secfl.federation.checkpoint import FILE, Checkpoint, DirectoryJournal, Journal, load_checkpoint
 from secfl.federation.model_code import model_code
 from secfl.federation.randomness import Randomness
@@ -33,6 +34,7 @@ from secfl.federation.run import (
 )
 from secfl.federation.secure_evaluation import evaluate_securely, write_figures
 from secfl.federation.setup import Parties, Plan, plan_run, set_up_parties
+from secfl.federation.telling import Teller
 from secfl.files import write_whole
 from secfl.report.model import RunReport
 from secfl.training import Task
@@ -65,6 +67,7 @@ def simulate(
     *,
     output: Path | None = None,
     observer: Observer | None = None,
+    watch: EventObserver | None = None,
     task: Task | None = None,
     randomness: Randomness | None = None,
 ) -> FinishedRun:
@@ -73,19 +76,22 @@ def simulate(
     :param text: the configuration as read: kept with the run, shown in the report.
     :param directory: of the configuration file.
     :param output: where the run's directory goes; the configuration's by default.
+    :param observer: told of every attempt at a round.
+    :param watch: told of everything in between, as it goes into ``events.jsonl``.
     :param task: instead of the configuration's model file.
     :param randomness: of training and rounding, for tests.
     """
     plan = plan_run(config, directory, task, randomness)
     evaluate = evaluator(plan)
     run_directory = begin_run(config, text, directory, output)
-    return _run(plan, text, run_directory, start_of(run_directory, plan, text, evaluate), evaluate, observer)
+    return _run(plan, text, run_directory, start_of(run_directory, plan, text, evaluate), evaluate, observer, watch)
 
 
 def resume(
     run_directory: Path,
     *,
     observer: Observer | None = None,
+    watch: EventObserver | None = None,
     task: Task | None = None,
     randomness: Randomness | None = None,
 ) -> FinishedRun:
@@ -101,7 +107,7 @@ def resume(
         load_checkpoint(run_directory)  # says what is missing
     plan = plan_run(config, origin(run_directory), task, randomness)
     evaluate = evaluator(plan)
-    return _run(plan, text, run_directory, start_of(run_directory, plan, text, evaluate), evaluate, observer)
+    return _run(plan, text, run_directory, start_of(run_directory, plan, text, evaluate), evaluate, observer, watch)
 
 
 def begin_run(config: Config, text: str, directory: Path, output: Path | None = None) -> Path:
@@ -139,24 +145,26 @@ def _run(
     start: Checkpoint,
     evaluate: Evaluate | None,
     observer: Observer | None,
+    watch: EventObserver | None,
 ) -> FinishedRun:
     with (
         torch_threads(plan.config.run.threads),
         set_up_parties(plan, run_directory) as parties,
         closing(engines.ServerJournal(run_directory / SERVER)) as server_journal,
+        jsonl_observer(run_directory / EVENTS) as log,
     ):
+        events = log if watch is None else _both(log, watch)
         _keep_roster(run_directory / ROSTER_NAME, parties.roster)
         engine = engines.EmbeddedEngine(
             parties.answering,
             incidents=[engines.Incident(**item.model_dump()) for item in plan.config.simulation.incidents],
             deadline_seconds=plan.config.aggregation.deadline_seconds,
             journal=server_journal,
+            # Of buffered rounds the first phase is not the engine's: everything is told when an attempt is over.
+            watcher=None if plan.config.rounds.buffered else Teller(events, simulation=True),
         )
         journal = DirectoryJournal(run_directory)
-        with jsonl_observer(run_directory / EVENTS) as events:
-            result = run_rounds(
-                plan, parties, engine, start, journal, evaluate=evaluate, observer=observer, events=events
-            )
+        result = run_rounds(plan, parties, engine, start, journal, evaluate=evaluate, observer=observer, events=events)
         result = _evaluated(plan, parties, result, journal, run_directory)
         model = write_model(run_directory, plan, result.state).read_bytes()
         report = build_report(plan, parties, engine, result, text, model)
@@ -171,6 +179,14 @@ def _evaluated(plan: Plan, parties: Parties, result: RunResult, journal: Journal
     figures = evaluate_securely(plan, parties, engine, result, journal)
     write_figures(run_directory, figures)
     return replace(result, metric=figures.value)
+
+
+def _both(log: EventObserver, watch: EventObserver) -> EventObserver:
+    def observe(event: Event) -> None:
+        log(event)
+        watch(event)
+
+    return observe
 
 
 def _keep_roster(path: Path, roster: Roster) -> None:

@@ -108,8 +108,18 @@ def forecast(state: LedgerState, event: AnyPrivacyEvent, rounds: int) -> tuple[F
 
 
 def release_rows(state: LedgerState) -> tuple[ReleaseRow, ...]:
-    """All releases as the ledger has them."""
-    return tuple(_release_row(release) for release in state.releases())
+    """All releases in the ledger's order, those that follow one another and differ in their round alone in one row."""
+    rows: list[ReleaseRow] = []
+    for release in state.releases():
+        row = _release_row(release)
+        before = rows[-1] if rows else None
+        if before is not None and before.last_round + 1 == row.first_round:
+            longer = msgspec.structs.replace(before, last_round=row.last_round, releases=before.releases + 1)
+            if longer == msgspec.structs.replace(row, first_round=before.first_round, releases=longer.releases):
+                rows[-1] = longer
+                continue
+        rows.append(row)
+    return tuple(rows)
 
 
 def _release_row(release: Release) -> ReleaseRow:
@@ -127,9 +137,10 @@ def _release_row(release: Release) -> ReleaseRow:
         else {}
     )
     return ReleaseRow(
-        release=reservation.release_id,
         run=reservation.run,
-        round=reservation.round,
+        first_round=reservation.round,
+        last_round=reservation.round,
+        releases=1,
         attempt=reservation.attempt,
         state=release.state.value,
         kind=str(event.__struct_config__.tag),

@@ -10,7 +10,7 @@ import msgspec
 
 __all__ = ["differences"]
 
-_NAMES = ("name", "adversary", "phase", "release", "delta", "size", "colluding", "noise_multiplier", "rounds")
+_NAMES = ("name", "adversary", "phase", "delta", "size", "colluding", "noise_multiplier", "rounds")
 """What stands for an item of a list, the first that it has, instead of its position."""
 # Another processor's logarithms differ in the last digits; loss distributions are discretised and convolved.
 _TOLERANCE = 1e-9
@@ -42,6 +42,8 @@ def _label(index: int, item: Any) -> str:
     if isinstance(item, dict):
         if "number" in item and "attempt" in item:
             return f"{item['number']}.{item['attempt']}"
+        if "first_round" in item:
+            return f"{item['first_round']}-{item['last_round']}"
         for key in _NAMES:
             if key in item:
                 return str(item[key])

@@ -88,13 +88,15 @@ class RoundRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReleaseRow(_Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry of a silo's ledger, as charged."""
+    """Entries of a silo's ledger, as charged: releases one after the other that differ in their round alone."""
 
-    release: str
-    run: str = ""
-    """Run that charged it: a ledger outlives its runs, and each run counts rounds from 1. Empty: not recorded."""
-    round: int
+    run: str
+    """Run that charged them: a ledger outlives its runs, and each run counts rounds from 1."""
+    first_round: int
+    last_round: int
+    releases: int
     attempt: int
+    """At the round, from 0."""
     state: Literal["reserved", "sending", "committed", "void"]
     kind: str
     """Of the event: `sampled-gaussian` or `distributed-gaussian`."""

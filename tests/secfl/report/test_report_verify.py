@@ -112,7 +112,8 @@ def test_every_single_value_that_is_tampered_with_is_noticed_and_named(private_r
 
 NAMED = [
     ("silos.0.spent_epsilon", 1.0, "silos[east].spent_epsilon"),
-    ("silos.1.releases.2.noise_multiplier", 9.0, "/3/0].noise_multiplier"),
+    ("silos.1.releases.0.noise_multiplier", 9.0, "silos[north].releases[1-3].noise_multiplier"),
+    ("silos.3.releases.1.state", "committed", "silos[west].releases[2-2].state"),
     ("silos.2.ledger_head", "0" * 64, "silos[south].ledger_head"),
     ("silos.0.head_signature", "0" * 128, "signature of 'east' over its ledger's head"),
     ("model_hash", "0" * 64, "model_hash"),
