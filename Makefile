@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check tests test-engines test-slow coverage docs format clean
+.PHONY: run test check tests test-engines test-slow fuzz coverage docs format clean
 
 run: $(VENV)/.run
 	$(BIN)/secfl run examples/heart/config.toml
@@ -28,6 +28,10 @@ test-engines: $(VENV)/.dev
 # Statistical tests, long fuzzing, many processes.
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -n 2 -m slow
+
+# Half an hour a target, one after another; what reaches new code is kept under tests/fuzz/.found.
+fuzz: $(VENV)/.dev
+	for target in decoders ledger secagg oneshot ckks; do $(BIN)/python -m tests.fuzz.run $$target --seconds 1800 || exit 1; done
 
 coverage: $(VENV)/.dev
 	$(BIN)/pytest tests/protocols tests/attacks --cov=protocols --cov-report=term-missing
