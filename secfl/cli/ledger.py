@@ -1,4 +1,4 @@
-"""`secfl ledger show|verify`: read a privacy ledger. Nothing here writes or repairs."""
+"""`secfl ledger show|verify|hand-over`: read a privacy ledger, or end it in a successor. Nothing here repairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.table import Table
 
 from protocols.errors import ConfigError, LedgerCorrupt
 from secfl.cli.console import console, errors
+from secfl.federation.keys import load_key
 from secfl.federation.roster_file import read_roster
+from secfl.privacy.hand_over import hand_over
 from secfl.privacy.ledger import LedgerSummary, inspect, verify
 
 __all__ = ["app", "public_key_of"]
@@ -20,7 +22,7 @@ __all__ = ["app", "public_key_of"]
 _LONGEST_LINE = 1 << 20
 _KEY_BYTES = 32
 
-app = typer.Typer(help="Read and verify privacy ledgers.", no_args_is_help=True)
+app = typer.Typer(help="Read and verify privacy ledgers, and hand them over.", no_args_is_help=True)
 
 LedgerPath = Annotated[Path, typer.Argument(help="Ledger file.", dir_okay=False)]
 KeyOption = Annotated[str, typer.Option(help="The silo's Ed25519 public key, 64 hex digits.")]
@@ -49,6 +51,31 @@ def show(ledger: LedgerPath, key: KeyOption = "", roster: RosterOption = None) -
     if found.fault is not None:
         errors.print("[bold red]not to be trusted past this point[/]")
         raise found.fault
+
+
+@app.command("hand-over")
+def hand_over_command(
+    ledger: LedgerPath,
+    successor: Annotated[str, typer.Argument(help="Name of the new lineage: ledger.lineage of later configurations.")],
+    key: Annotated[Path, typer.Option(help="The silo's identity key as it is now.", dir_okay=False)],
+    old_key: Annotated[
+        Path | None, typer.Option(help="The key that the ledger began with, if it was rotated.", dir_okay=False)
+    ] = None,
+    source: Annotated[str, typer.Option(help="Where the records come from; default: as before.")] = "",
+) -> None:
+    """End a ledger in a successor that inherits all spend: after a key rotation, or for a new version of the records.
+
+    Nothing is gained by it: the budget, and what is left of it, stay the same. The old ledger admits nothing any more.
+    """
+    now = load_key(key)
+    before = now if old_key is None else load_key(old_key)
+    path = hand_over(ledger, before, now, successor, source=source)
+    summary = verify(path, now.public)
+    console.print(
+        f"lineage {summary.lineage!r} of silo {summary.silo!r} goes on, spent {summary.spent.filter_epsilon:.4f} of "
+        f"{summary.budget.epsilon:g}: {escape(str(path))}",
+        soft_wrap=True,
+    )
 
 
 def _public_key(ledger: Path, key: str, roster: Path | None) -> bytes:

@@ -28,7 +28,7 @@ from secfl.federation.noised import NoisedTraining
 from secfl.federation.round import RoundOutcome, RoundPlan
 from secfl.federation.silo import Vector
 from secfl.files import write_whole
-from secfl.privacy.accounting import RdpFilter, choose_order, rdp_curve
+from secfl.privacy.accounting import RdpFilter, order_within_budget, rdp_curve
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.histograms import accuracy, auc, right_share
 from secfl.privacy.mechanism import DistributedMechanism, MechanismReport
@@ -85,7 +85,7 @@ def evaluation_mechanism(config: Config, a_round: AnyPrivacyEvent) -> Distribute
     privacy, epsilon = config.privacy, config.evaluation.epsilon
     if privacy is None or epsilon is None:
         raise ConfigError("evaluation.kind", "secure without a privacy budget", '"benchmark" or "none"')
-    order = choose_order([a_round] * config.budgeted_rounds, privacy.delta)
+    order = order_within_budget(a_round, config.budgeted_rounds, config.training_epsilon, privacy.delta)
     noise = math.sqrt(order / (2 * epsilon))
     while True:
         mechanism = DistributedMechanism.choose(

@@ -34,7 +34,7 @@ from secfl.federation.secure_evaluation import evaluation_work, planned_evaluati
 from secfl.federation.silo import Scheme, Silo, Vector
 from secfl.federation.work import contribution, own_scheme
 from secfl.privacy import Ledger, Lineage, PrivacyBudget, SampledGaussian, check_delta
-from secfl.privacy.accounting import choose_order, noise_multiplier_for
+from secfl.privacy.accounting import noise_multiplier_for, order_within_budget
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.ledger import Head
 from secfl.privacy.mechanism import DistributedMechanism
@@ -404,8 +404,8 @@ def open_ledger(
         total_records=config.privacy_units,
     )
     budget = PrivacyBudget(config.privacy.epsilon, config.privacy.delta, config.privacy.unit)
-    planned = [plan.event(silo.name)] * config.budgeted_rounds
-    return Ledger.create(path, identity.signing_key, lineage, budget, order=choose_order(planned, budget.delta))
+    order = order_within_budget(plan.event(silo.name), config.budgeted_rounds, config.training_epsilon, budget.delta)
+    return Ledger.create(path, identity.signing_key, lineage, budget, order=order)
 
 
 def _opened(path: Path, identity: Identity, privacy: Privacy, expected_head: Head | None) -> Ledger:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from protocols.errors import BudgetExceeded, PrivacyError
@@ -22,6 +23,7 @@ from secfl.privacy.events import (
     MAX_NOISE_MULTIPLIER,
     MAX_STEPS,
     MIN_NOISE_MULTIPLIER,
+    AnyPrivacyEvent,
     DistributedGaussian,
     PrivacyEvent,
     SampledGaussian,
@@ -40,6 +42,7 @@ __all__ = [
     "epsilon",
     "fits_budget",
     "noise_multiplier_for",
+    "order_within_budget",
     "pld_epsilon",
     "prv_epsilon",
     "rdp_curve",
@@ -191,6 +194,25 @@ def choose_order(planned: Sequence[PrivacyEvent], delta: float) -> int:
     if not planned:
         raise PrivacyError("planned: no events; allowed: at least one")
     return epsilon(compose(map(rdp_curve, planned)), delta)[1]
+
+
+def order_within_budget(event: AnyPrivacyEvent, times: int, epsilon: float, delta: float) -> int:
+    """Choose the filter's order for as many of a plan's equal events as the budget admits.
+
+    A plan that is longer than its budget halts when that is spent; an order for the whole of it might leave nothing.
+    """
+
+    def fits(count: int) -> bool:
+        whole = structs.replace(event, steps=event.steps * count)
+        # The slack is of rounding; the filter decides in the end.
+        return rdp_epsilon([whole], delta) <= epsilon * (1 + 1e-9)
+
+    low, high = 0, times + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    # Not even one fits: any order will do, for none will be admitted; the highest leaves the most.
+    return choose_order([structs.replace(event, steps=event.steps * low)], delta) if low else ORDERS[-1]
 
 
 def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:

@@ -19,6 +19,7 @@ from secfl.privacy.accounting import (
     compose,
     epsilon,
     noise_multiplier_for,
+    order_within_budget,
     rdp_curve,
     rdp_epsilon,
     steps_left,
@@ -245,3 +246,23 @@ class TestPlanning:
     ) -> None:
         with pytest.raises(PrivacyError, match=rf"^{culprit}: "):
             noise_multiplier_for(*arguments)
+
+
+class TestOrderWithinBudget:
+    def test_plan_that_fits_has_the_order_of_the_whole(self) -> None:
+        event = SampledGaussian(0.05, noise_multiplier_for(2.0, DELTA, 0.05, 400), 10)
+        assert order_within_budget(event, 40, 2.0, DELTA) == choose_order([event] * 40, DELTA)
+
+    def test_longer_plan_has_an_order_under_which_as_many_fit_as_can(self) -> None:
+        event = SampledGaussian(0.5, 2.0, 2)
+        order = order_within_budget(event, 1000, 2.2, DELTA)
+        one, two = rdp_epsilon([event], DELTA), rdp_epsilon([event, event], DELTA)
+        assert one <= 2.2 < two
+        assert order == choose_order([event], DELTA)
+        assert RdpFilter(order, 2.2, DELTA).admits([], rdp_curve(event))
+
+    def test_event_that_never_fits_leaves_a_filter_that_refuses_it(self) -> None:
+        event = SampledGaussian(1.0, 0.5, 1)
+        budget = RdpFilter(order_within_budget(event, 5, 0.5, DELTA), 0.5, DELTA)
+        with pytest.raises(BudgetExceeded):
+            budget.check([], rdp_curve(event))
