@@ -99,7 +99,7 @@ def rotate(key: KeyPath, silo: SiloOption = "") -> None:
     if any(key.parent.glob("*.ledger")):
         console.print(
             "Ledgers here were begun under the old key, and only it continues them: `secfl run` refuses them under the "
-            "new one.",
+            "new one until `secfl ledger hand-over` has ended them in a successor.",
             soft_wrap=True,
         )
 
