@@ -23,6 +23,7 @@ from secfl.federation.checkpoint import load_checkpoint
 from secfl.federation.reporting import RunRecords, assemble
 from secfl.federation.roster_file import ROSTER_NAME, read_roster
 from secfl.federation.session import CONFIGURATION, EVENTS
+from secfl.privacy.accountants import require_accountant
 from secfl.privacy.audit.record import read_audits
 from secfl.privacy.ledger_replay import Replay
 from secfl.report import RunReport, render_html
@@ -63,9 +64,12 @@ def verify_report(path: Path, *, roster_path: Path | None = None, ledgers: Path 
     :raises ReportMismatch: naming the first number, hash or signature that differs.
     :raises LedgerCorrupt: a ledger breaks a rule; names the line and the rule.
     :raises ConfigError: a file that is needed cannot be read.
+    :raises MissingExtra: the accountant of a claim is not installed, so that the claim cannot be computed again.
     """
     directory = path.parent
     report = RunReport.from_json(_read(path))
+    for claim in report.claims:
+        require_accountant(claim.accountant)
     text = _read(directory / CONFIGURATION).decode()
     _same("configuration", report.configuration, text)
     config = parse_config(text, str(directory / CONFIGURATION))

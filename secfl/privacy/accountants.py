@@ -20,7 +20,7 @@ import msgspec
 from protocols.errors import MissingExtra, PrivacyError
 from secfl.privacy.accounting import Curve, RdpFilter, compose, rdp_curve, rdp_epsilon
 from secfl.privacy.budget import require_delta
-from secfl.privacy.crosscheck import pld_epsilon, prv_epsilon
+from secfl.privacy.crosscheck import pld_epsilon, prv_epsilon, require_pld
 from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian, PrivacyEvent, SampledGaussian
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Standing",
     "binding",
     "opinions",
+    "require_accountant",
     "tightest",
     "within_plan",
 ]
@@ -124,6 +125,15 @@ class Opinion:
     epsilon: float | None
     standing: Standing
     note: str = ""
+
+
+def require_accountant(name: str) -> None:
+    """Check that the accountant that a claim names can be asked here, so that the claim can be computed again.
+
+    :raises MissingExtra: its library is not installed.
+    """
+    if name == Pld().name:
+        require_pld()
 
 
 def within_plan(events: Sequence[AnyPrivacyEvent], plan: Sequence[AnyPrivacyEvent]) -> bool:

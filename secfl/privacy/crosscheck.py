@@ -17,7 +17,7 @@ from protocols.errors import MissingExtra, PrivacyError
 from secfl.privacy.budget import require_delta
 from secfl.privacy.events import PrivacyEvent, SampledGaussian
 
-__all__ = ["pld_epsilon", "prv_epsilon"]
+__all__ = ["pld_epsilon", "prv_epsilon", "require_pld"]
 
 _PRV_EPSILON_ERROR = 0.01
 Plan = tuple[tuple[tuple[float, float], int], ...]
@@ -51,11 +51,19 @@ def pld_epsilon(events: Sequence[PrivacyEvent], delta: float) -> float:
     plan = _merged(events, "PLD")
     if not plan:
         return 0.0
+    require_pld()
+    return _pld(plan, delta)
+
+
+def require_pld() -> None:
+    """Check that PLD can be asked; before the cache, as above.
+
+    :raises MissingExtra: dp-accounting is not installed.
+    """
     try:
-        import dp_accounting.pld  # noqa: F401  as above
+        import dp_accounting.pld  # noqa: F401
     except ImportError as error:
         raise MissingExtra("the PLD accountant", "train") from error
-    return _pld(plan, delta)
 
 
 @lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from protocols.errors import ConfigError, LedgerCorrupt, ReportMismatch
+from protocols.errors import ConfigError, LedgerCorrupt, MissingExtra, ReportMismatch
 from protocols.identity import Identity, Roster
 from protocols.primitives.signing import SigningKey
 from secfl.cli.app import app
@@ -30,6 +31,14 @@ def test_an_untouched_report_follows_from_its_records(private_run):
 def test_a_report_without_privacy_follows_from_its_records(plain_run):
     found = verify_report(plain_run / "report.json")
     assert (found.ledger_lines, found.page) == (0, True)
+
+
+def test_where_a_claim_cannot_be_computed_again_nothing_is_called_changed(private_run, monkeypatch: pytest.MonkeyPatch):
+    report = json.loads((private_run / "report.json").read_text())
+    assert {claim["accountant"] for claim in report["claims"]} == {"PLD of the plan (dp-accounting)"}
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(MissingExtra, match=r"the PLD accountant .*secfl\[train\]"):
+        verify_report(private_run / "report.json")
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
