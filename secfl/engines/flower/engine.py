@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
 from protocols.errors import ProtocolError, SecflError
@@ -25,6 +25,8 @@ __all__ = ["CONTEXT", "FlowerEngine", "Payload"]
 
 CONTEXT = "secfl.context"
 """Name of the record with the global model, where no app of somebody else's has its own."""
+HEADS = "secfl.heads"
+"""Name of the record with what the server has countersigned of each silo's ledger, by silo."""
 CALL_SECONDS = 300.0
 TRIES = 3
 """Calls to a node that does not answer, before it is left alone for the run."""
@@ -77,6 +79,8 @@ class FlowerEngine:
         self.exchange = Exchange(grid, action, clock)
         self._credentials = credentials
         self.heard = heard
+        self.heads: dict[str, bytes] = {}
+        """Of a study's silos: the newest countersigned head of each one's ledger, told with the model."""
         self._entropy = entropy
         self.clock = clock
         self._nodes: dict[str, int] = {}
@@ -116,7 +120,7 @@ class FlowerEngine:
     def run_session(self, server: ServerSession, context: bytes) -> Carried:
         """See `Engine.run_session`; the model travels as one flat array, and the run's name with it."""
         model = Array(np.frombuffer(context, np.dtype("<f4")))
-        records = RecordDict({CONTEXT: ArrayRecord({"model": model})})
+        records = RecordDict({CONTEXT: ArrayRecord({"model": model}), HEADS: ConfigRecord(dict(self.heads))})
         return self.carry(server, Payload(records, server.parameters.run_id.encode()))
 
     def carry(self, server: ServerSession, payload: Payload) -> Carried:

@@ -12,7 +12,7 @@ from protocols.identity import Roster
 from secfl.config import Config, load_config
 from secfl.engines.flower.deployment import Deployment, NodeSettings
 from secfl.engines.flower.run_server import PUBLIC_CONTEXT, RUN_DIRECTORY
-from secfl.engines.flower.study import STUDY
+from secfl.engines.flower.study import STUDY, check_engine
 from secfl.federation.checkpoint import FILE, load_checkpoint
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.roster_file import ROSTER_NAME, read_roster, write_roster
@@ -20,23 +20,12 @@ from secfl.federation.session import CONFIGURATION, ENGINE_FILE, begin_run, orig
 from secfl.files import write_whole
 from secfl.report.model import RoundRow, RunReport
 
-__all__ = ["check_engine", "launch", "relaunch"]
+__all__ = ["launch", "relaunch"]
 
 WAIT_SECONDS = 7 * 24 * 3600.0
 APP = Path(__file__).parent / "app"
 
 Observer = Callable[[RoundRow], None]
-
-
-def check_engine(config: Config) -> None:
-    """Refuse what only the embedded engine does.
-
-    :raises ConfigError: naming the key.
-    """
-    if config.simulation.incidents:
-        raise ConfigError("simulation.incidents", "given, but only the embedded engine simulates", "no such tables")
-    if config.rounds.buffered:
-        raise ConfigError("rounds.mode", "buffered, on Flower", '"synchronous", or the embedded engine')
 
 
 def launch(path: Path, *, output: Path | None = None, observer: Observer | None = None) -> tuple[Path, RunReport]:

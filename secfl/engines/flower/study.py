@@ -22,7 +22,7 @@ from protocols.errors import ConfigError, FaultReason, PolicyRefused, ServerFaul
 from protocols.shape import Reply
 from secfl.config import Config, SiloSettings, load_config
 from secfl.engines.flower.client import OUTSIDE, attend
-from secfl.engines.flower.engine import CONTEXT
+from secfl.engines.flower.engine import CONTEXT, HEADS
 from secfl.engines.flower.envelope import Letter, has_letter, read_letter, write_letter
 from secfl.engines.flower.home import NodeHome
 from secfl.engines.flower.roll_call import answer_call
@@ -31,13 +31,25 @@ from secfl.events import jsonl_observer
 from secfl.federation.setup import floors_of, open_ledger, plan_run
 from secfl.federation.silo import Silo
 from secfl.federation.work import contribution, own_scheme
+from secfl.privacy.countersigning import HeadWitness
 from secfl.privacy.ledger_replay import Replay
 from secfl.report.signatures import sign_head
 
-__all__ = ["STUDY", "HeadRequest", "Study", "answer_study", "configuration_digest"]
+__all__ = ["STUDY", "HeadRequest", "Spending", "Study", "answer_study", "check_engine", "configuration_digest"]
 
 STUDY = "secfl-study"
 """Key of the node's own configuration that holds the path of the configuration file."""
+
+
+class Spending(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a silo shows of its ledger: public numbers, signed line by line.
+
+    :param ledger: the file.
+    :param announced: its head, for the server to countersign; empty at the end of a run.
+    """
+
+    ledger: bytes
+    announced: bytes = b""
 
 
 class HeadRequest(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +60,19 @@ class HeadRequest(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
     run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     model_hash: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+def check_engine(config: Config) -> None:
+    """Refuse what only the embedded engine does yet.
+
+    :raises ConfigError: naming the key.
+    """
+    if config.simulation.incidents:
+        raise ConfigError("simulation.incidents", "given, but only the embedded engine simulates", "no such tables")
+    if config.rounds.buffered:
+        raise ConfigError("rounds.mode", "buffered, on Flower", '"synchronous", or the embedded engine')
+    if config.evaluation.kind == "secure":
+        raise ConfigError("evaluation.kind", "secure, on Flower", '"benchmark" or "none", or the embedded engine')
 
 
 def configuration_digest(text: str) -> bytes:
@@ -118,9 +143,12 @@ def _answer(home: NodeHome, study: Study, letter: Letter, message: Message) -> L
         reply = attend(home, letter, floors_of(study.config))
         return Letter("answer", reply.header, reply.chunks, reply.trailer)
     model = np.ascontiguousarray(record["model"].numpy(), np.dtype("<f4")).tobytes()
-    run_id = _run_id(letter.terms)
-    reply = _contribute(home, study, letter, model, run_id)
-    return Letter("answer", reply.header, reply.chunks, reply.trailer, study.ledger_bytes(home.path, run_id))
+    heads = message.content.config_records.get(HEADS)
+    told = b"" if heads is None else heads.get(str(home.identity.id), b"")
+    if not isinstance(told, bytes):
+        raise ServerFault(FaultReason.MALFORMED, "a ledger's head that is no bytes")
+    reply, spent = _contribute(home, study, letter, model, told)
+    return Letter("answer", reply.header, reply.chunks, reply.trailer, spent)
 
 
 def _run_id(terms: bytes) -> str:
@@ -130,7 +158,11 @@ def _run_id(terms: bytes) -> str:
     return terms.decode()
 
 
-def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, run_id: str) -> Reply:
+def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, told: bytes) -> tuple[Reply, bytes]:
+    """The answer, and what it has cost.
+
+    :param told: the newest head of this silo's ledger that the server has countersigned; empty for none.
+    """
     from secfl.federation.session import torch_threads
 
     settings = study.silo(str(home.identity.id))
@@ -140,10 +172,13 @@ def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, run_
     policy = floors_of(study.config, plan.entry_bound)
     with ExitStack() as resources:
         resources.enter_context(torch_threads(study.config.run.threads))
-        ledger = None
+        ledger, path = None, study.ledger_path(home.path, _run_id(letter.terms))
+        witness = HeadWitness(path, settings.name, study.config.ledger.lineage)
         if plan.private:
-            path = study.ledger_path(home.path, run_id)
-            ledger = resources.enter_context(open_ledger(plan, settings, home.identity, path))
+            if told:
+                witness.learn(told)
+            ledger = resources.enter_context(open_ledger(plan, settings, home.identity, path, witness.expected))
+            witness.keep()
         silo = Silo(
             home.identity,
             home.roster,
@@ -160,7 +195,11 @@ def _contribute(home: NodeHome, study: Study, letter: Letter, model: bytes, run_
             state=home.sessions,
             workers=local_workers(study.config.aggregation.threads),
         )
-        return silo.answer(letter.header, letter.chunks, model)
+        reply = silo.answer(letter.header, letter.chunks, model)
+        if ledger is None:
+            return reply, b""
+        announced = witness.announce(ledger, home.identity.signing_key)
+        return reply, msgspec.msgpack.encode(Spending(path.read_bytes(), announced))
 
 
 def _signed_head(study: Study, home: NodeHome, letter: Letter) -> Letter:
@@ -182,4 +221,4 @@ def _signed_head(study: Study, home: NodeHome, letter: Letter) -> Letter:
         lineage=replay.state.genesis.lineage,
         head=replay.head,
     )
-    return Letter("answer", b"", trailer=signature.encode(), terms=raw)
+    return Letter("answer", b"", trailer=signature.encode(), terms=msgspec.msgpack.encode(Spending(raw)))

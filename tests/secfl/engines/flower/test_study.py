@@ -17,9 +17,8 @@ from small_study import SILOS, noised_text, study_text, write_study
 from protocols.errors import ConfigError
 from protocols.identity import Roster
 from secfl.config import load_config
-from secfl.engines.flower.launch import check_engine
 from secfl.engines.flower.run_server import PUBLIC_CONTEXT, RUN_DIRECTORY, serve_study
-from secfl.engines.flower.study import STUDY, answer_study
+from secfl.engines.flower.study import STUDY, answer_study, check_engine
 from secfl.federation.identities import load_or_create_identity
 from secfl.federation.roster_file import write_roster
 from secfl.federation.session import begin_run, simulate
@@ -49,6 +48,16 @@ class Deployed:
         public = config.protocol.public_context(identities)
         if public:
             (self.directory / PUBLIC_CONTEXT).write_bytes(public)
+
+    @classmethod
+    def again(cls, before: Deployed, base: Path) -> Deployed:
+        """Another run of the same silos."""
+        deployed = cls.__new__(cls)
+        deployed.path, deployed.homes, deployed.roster = before.path, before.homes, before.roster
+        config, text = load_config(before.path)
+        deployed.directory = begin_run(config, text, before.path.parent, base / "runs")
+        write_roster(deployed.directory / "roster.toml", before.roster)
+        return deployed
 
     def grid(self, studies: dict[str, Path] | None = None, **hooks: Any) -> LoopbackGrid:
         grid = LoopbackGrid(**hooks)
@@ -169,3 +178,23 @@ def test_without_nodes_the_run_ends_in_an_error(tmp_path: Path) -> None:
     report = deployed.run(grid)
     assert report.status == "halted"
     assert "no node that speaks for it is connected" in report.status_reason
+
+
+def test_a_silo_whose_ledger_and_mark_were_put_back_together_refuses_to_train(tmp_path: Path) -> None:
+    text = study_text(private=True, ledger="lifetime", rounds=1, aggregation='protocol = "oneshot"')
+    deployed = Deployed(tmp_path, text)
+    deployed.run(deployed.grid())
+    kept = {path: path.read_bytes() for path in deployed.homes["west"].glob("records.ledger*")}
+    assert {path.suffix for path in kept} >= {".ledger", ".mark"}
+    again = Deployed.again(deployed, tmp_path)
+    again.run(again.grid())
+    for path, content in kept.items():
+        path.write_bytes(content)
+    for path in deployed.homes["west"].glob("records.ledger*"):
+        if path not in kept or path.suffix == ".countersigned":
+            path.unlink()
+    third = Deployed.again(deployed, tmp_path)
+    report = third.run(third.grid())
+    assert report.rounds[0].contributors == SILOS[:3]
+    (fault,) = [fault for phase in report.rounds[0].phases for fault in phase.faults if fault.phase == "Contribution"]
+    assert "LedgerRolledBack" in fault.text
