@@ -28,6 +28,7 @@ from secfl.federation.identities import load_or_create_identity
 from secfl.federation.model_code import model_code
 from secfl.federation.noised import Divisor, Floors, mechanism, noise_event, planned_noise
 from secfl.federation.office import Office
+from secfl.federation.open_files import allow_open_files
 from secfl.federation.optimisers import Adam, ServerOptimiser, Sgd, Yogi
 from secfl.federation.randomness import Randomness, operating_system, seeded
 from secfl.federation.secure_evaluation import evaluation_work, planned_evaluation
@@ -254,8 +255,10 @@ def set_up_parties(plan: Plan, run_directory: Path, entropy: Entropy = os.urando
 
     :param run_directory: where per-run ledgers go; lifetime ones are where the configuration says.
     :raises PrivacyError: a ledger that cannot be used.
+    :raises ConfigError: more silos than this process may open files for.
     """
     config = plan.config
+    allow_open_files(len(config.silo))
     home = plan.directory / config.ledger.directory if config.ledger.kind == "lifetime" else run_directory / "ledgers"
     cast = config.cast
     identities = {
