@@ -19,7 +19,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "utility.py"))
 
 
-@pytest.mark.parametrize(("name", "mode"), [("heart", "B"), ("heart", "A"), ("digits", "B"), ("heart", "none")])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("heart", "B"),
+        pytest.param("heart", "A", marks=pytest.mark.slow),
+        pytest.param("heart", "none", marks=pytest.mark.slow),
+        pytest.param("digits", "B", marks=pytest.mark.slow),
+    ],
+)
 def test_plain_sums_of_the_sweep_are_those_that_a_session_opens(script: dict[str, Any], name: str, mode: str) -> None:
     """The script itself raises where a sum or the model differs in a bit."""
     setting = replace(script["SETTINGS"][name, mode], rounds=2)
