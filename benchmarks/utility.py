@@ -1,6 +1,7 @@
 """What privacy costs in accuracy: modes A, B, central and none on three data sets, mode C on five hundred clients.
 
-    python benchmarks/utility.py [--json FILE] [--only NAME] [--seeds 1,2,3,4,5] [--protocol] [--processes 2]
+    python benchmarks/utility.py [--json FILE] [--only NAME] [--modes A B] [--protocol] [--processes 2]
+    python benchmarks/utility.py --page
 
 Each row trains with the library's own trainers, mechanism and encoding; the words of a round are added up plainly, as
 `secfl` opens them, without the protocol in between. With `--protocol` one run of each data set goes through SecAgg as
@@ -117,7 +118,7 @@ _CHOSEN: dict[str, tuple[Setting, ...]] = {
     "digits": (
         _DIGITS,
         replace(_DIGITS, mode="central"),
-        replace(_DIGITS, mode="A"),
+        replace(_DIGITS, mode="A", learning_rate=2.0),
         Setting("none", rounds=30, sampling_rate=0.5, learning_rate=1.0, steps=5),
     ),
     "digits, stricter": (_DIGITS, replace(_DIGITS, mode="central")),
@@ -355,12 +356,12 @@ def through_the_protocol(name: str, setting: Setting, noise_multiplier: float | 
     }
 
 
-def rows_of(names: list[str]) -> list[tuple[str, float, Setting]]:
+def rows_of(names: list[str], modes: list[str]) -> list[tuple[str, float, Setting]]:
     """Data set, epsilon (0 for none) and setting of each row."""
     return [
         (name, epsilon, SETTINGS[name, mode])
         for name in names
-        for mode in MODES
+        for mode in modes
         if (name, mode) in SETTINGS
         for epsilon in ((0.0,) if mode == "none" else EPSILONS)
     ]
@@ -373,9 +374,9 @@ def measured(job: tuple[str, float, Setting, int]) -> float:
     return trained(name, setting, noise_for(DATA_SETS[name], setting, epsilon, seed), seed)
 
 
-def sweep(names: list[str], seeds: list[int], processes: int) -> list[dict[str, Any]]:
+def sweep(names: list[str], modes: list[str], seeds: list[int], processes: int) -> list[dict[str, Any]]:
     """Every row over every seed."""
-    rows = rows_of(names)
+    rows = rows_of(names, modes)
     jobs = [(name, epsilon, setting, seed) for name, epsilon, setting in rows for seed in seeds]
     with ProcessPoolExecutor(processes) as pool:
         values = list(pool.map(measured, jobs))
@@ -491,8 +492,9 @@ def plot(document: Any, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="where the figures go; rows of other data sets in it are kept")
+    parser.add_argument("--json", type=Path, help="where the figures go; other rows in it are kept")
     parser.add_argument("--only", nargs="*", choices=list(DATA_SETS), default=list(DATA_SETS))
+    parser.add_argument("--modes", nargs="*", choices=list(MODES), default=list(MODES))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3, 4, 5])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--protocol", action="store_true", help="one run of each data set through SecAgg, no sweep")
@@ -507,7 +509,7 @@ def main() -> None:
     if options.json and options.json.exists():
         document = json.loads(options.json.read_text(encoding="utf-8"))
     kind = "protocol" if options.protocol else "rows"
-    others = [row for row in document[kind] if row["data"] not in options.only]
+    others = [row for row in document[kind] if row["data"] not in options.only or row["mode"] not in options.modes]
     if options.protocol:
         new = [
             through_the_protocol(name, setting, noise_for(DATA_SETS[name], setting, epsilon, 1), 1)
@@ -517,10 +519,12 @@ def main() -> None:
         ]
         Console().print(new)
     else:
-        new = sweep(options.only, options.seeds, options.processes)
+        new = sweep(options.only, options.modes, options.seeds, options.processes)
         show(new)
-    order = list(DATA_SETS)
-    document[kind] = sorted(others + new, key=lambda row: order.index(row["data"]))
+    order, modes = list(DATA_SETS), list(MODES)
+    document[kind] = sorted(
+        others + new, key=lambda row: (order.index(row["data"]), modes.index(row["mode"]), row.get("epsilon") or 0.0)
+    )
     document["measured"] = machine()
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
