@@ -12,7 +12,6 @@ from secfl.report.plan import BudgetAnswer, ColluderRow
 __all__ = ["show"]
 
 _LETTERS = {"local-dp-sgd": "A", "distributed-dp-sgd": "B", "client-level": "C"}
-_PROTECTED = {mode: "a silo's update" if mode == "client-level" else "a record" for mode in _LETTERS}
 _MODES = {mode: f"{letter} {mode}" for mode, letter in _LETTERS.items()}
 
 
@@ -111,14 +110,13 @@ def _dropouts(answer: BudgetAnswer) -> None:
 
 def _modes(answer: BudgetAnswer) -> None:
     title = f"Modes at epsilon {rounded_up(answer.modes_epsilon)}: noise on a coordinate of the mean"
-    table = _table("mode", "multiplier", "noise", "on the mean", "releases", "protects", title=title)
+    table = _table("mode", "multiplier", "noise", "on the mean", "releases", title=title)
     for row in answer.modes:
         if row.noise is None or row.noise_multiplier is None:
-            table.add_row(_MODES[row.mode], DASH, DASH, row.refusal, f"{row.releases}", _PROTECTED[row.mode])
+            table.add_row(_MODES[row.mode], DASH, DASH, row.refusal, f"{row.releases}")
             continue
         table.add_row(
             _MODES[row.mode], f"{row.noise_multiplier:.4f}", f"{row.noise:.3g}", row.mean_of, f"{row.releases}",
-            _PROTECTED[row.mode],
         )  # fmt: skip
     console.print(table)
 

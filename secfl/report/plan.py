@@ -199,13 +199,14 @@ def answer(
         ((claim.epsilon, claim.delta or plan.delta) for claim in claims if claim.epsilon is not None),
         default=(0.0, plan.delta),
     )
-    at = asked_epsilon or epsilon
+    said = opinions_of_plan(plan)
+    at = asked_epsilon or said[0].epsilon or epsilon  # of the filter: by it runs find their noise
     costs = compare_modes(plan, at)
     return BudgetAnswer(
         asked_epsilon=asked_epsilon,
         plan=PlanRow(**{name: _value(plan, name) for name in PlanRow.__struct_fields__}),
         claims=tuple(_copy(ClaimRow, claim) for claim in claims),
-        accountants=tuple(_copy(AccountantRow, opinion) for opinion in opinions_of_plan(plan)),
+        accountants=tuple(_copy(AccountantRow, opinion) for opinion in said),
         colluders=()
         if plan.mode == "local-dp-sgd"
         else tuple(_copy(ColluderRow, point) for point in epsilon_by_colluders(plan)),

@@ -73,6 +73,9 @@ def test_epsilon_of_a_configuration_s_noise(tmp_path: Path, secfl: Any) -> None:
         rdp_epsilon(event, 1e-5), rdp_epsilon(event, 1e-5), pld_epsilon(event, 1e-5)
     ]  # fmt: skip
     assert found["colluders"] == []
+    # Modes are compared at the filter's epsilon, at which the plan's own noise is the smallest.
+    assert found["modes_epsilon"] == rdp_epsilon(event, 1e-5)
+    assert found["modes"][0]["noise_multiplier"] == pytest.approx(2.0, rel=1e-7)
 
 
 def test_a_configuration_without_noise_gets_that_of_its_budget_with_spare_rounds(tmp_path: Path, secfl: Any) -> None:
