@@ -1,6 +1,7 @@
 """Seconds a round on Flower, with and without secure aggregation: a real deployment on loopback, four nodes.
 
-    python benchmarks/flower_rounds.py [--json FILE] [--quick] [--protocols oneshot,secagg]
+    python benchmarks/flower_rounds.py [--json FILE] [--quick] [--in-process] [--protocols oneshot,secagg]
+        [--models heart,10^7] [--rounds 4]
 
 One SuperLink and four SuperNodes as processes, TLS, node keys, SQLite. Training takes no time, so a round is what the
 engine and the protocol take: with 23 parameters, about those of `examples/heart`, messages alone; with 10^7, vectors
@@ -152,9 +153,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds, the small model alone")
     parser.add_argument("--protocols", default="oneshot,secagg")
     parser.add_argument("--in-process", action="store_true", help="processor time, without processes")
+    parser.add_argument("--models", default=",".join(SIZES))
+    parser.add_argument("--rounds", type=int, default=4, help="of each run; the first is left out")
     arguments = parser.parse_args()
     figures = Figures("Flower: seconds a round")
-    models = ["heart"] if arguments.quick else list(SIZES)
+    models = ["heart"] if arguments.quick else arguments.models.split(",")
     if arguments.in_process:
         logging.getLogger("flwr").setLevel(logging.ERROR)
         for name in models:
@@ -167,7 +170,7 @@ def main() -> None:
         base = Path(folder)
         with deployment(base).running() as running:
             for name in models:
-                rounds = 2 if arguments.quick else 4
+                rounds = 2 if arguments.quick else arguments.rounds
                 compare(figures, running, base, name, rounds, arguments.protocols.split(","))
     figures.describe("flwr")
     figures.show()

