@@ -51,7 +51,7 @@ def test_nominal_sizes_are_near_the_true_ones(task: Task) -> None:
 
 
 def test_the_example_runs_and_its_ledgers_stay_within_the_budget(tmp_path: Path) -> None:
-    text = (FOLDER / "config.toml").read_text().replace("rounds = 60", "rounds = 2")
+    text = (FOLDER / "config.toml").read_text().replace("rounds = 100", "rounds = 2")
     (tmp_path / "config.toml").write_text(text)
     (tmp_path / "model.py").write_text((FOLDER / "model.py").read_text())
     found = CliRunner().invoke(app, ["run", str(tmp_path / "config.toml"), "--output", str(tmp_path / "runs")])
@@ -65,16 +65,20 @@ def test_the_example_runs_and_its_ledgers_stay_within_the_budget(tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("epsilon", "rate", "least"), [(1.0, 2.0, 0.87), (3.0, 4.0, 0.92), (8.0, 4.0, 0.93)])
-def test_shared_noise_reaches_the_accuracy_that_it_is_for(epsilon: float, rate: float, least: float) -> None:
-    """Mean over three splits, at delta 1e-5; mode A has about .62 at epsilon 1."""
+@pytest.mark.parametrize(
+    ("epsilon", "rounds", "rate", "least"), [(1.0, 100, 1.5, 0.87), (3.0, 100, 3.0, 0.92), (8.0, 120, 4.0, 0.935)]
+)
+def test_shared_noise_reaches_the_accuracy_that_it_is_for(
+    epsilon: float, rounds: int, rate: float, least: float
+) -> None:
+    """Mean over three splits, at delta 1e-5."""
     config = configured()
     assert config.privacy is not None
     found = []
     for seed in (1, 2, 3):
         chosen = config.model_copy(
             update={
-                "run": config.run.model_copy(update={"seed": seed}),
+                "run": config.run.model_copy(update={"seed": seed, "rounds": rounds}),
                 "privacy": config.privacy.model_copy(update={"epsilon": epsilon}),
                 "training": config.training.model_copy(update={"learning_rate": rate}),
             }
