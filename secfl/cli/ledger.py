@@ -137,7 +137,7 @@ def _first_entry(ledger: Path) -> _FirstEntry:
             return msgspec.json.decode(file.readline(_LONGEST_LINE), type=_FirstLine).entry
     except FileNotFoundError:
         raise LedgerCorrupt(f"{ledger}: no such ledger") from None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LedgerCorrupt(f"{ledger}: its first line does not name a silo") from None
 
 

@@ -125,7 +125,7 @@ def _with_baselines(report: RunReport, path: Path) -> RunReport:
         comparison = msgspec.json.decode(path.read_bytes(), type=Comparison)
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}", "figures of `secfl compare`") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(str(path), f"is damaged: {error}", "figures of `secfl compare`") from None
     rows = tuple(
         Baseline(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocols.errors import ConfigError, LedgerCorrupt
-from secfl.cli.ledger import _claimed_silo
+from secfl.cli.ledger import _first_entry
 from secfl.federation.checkpoint import DirectoryJournal
 from secfl.federation.keys import load_key
 from secfl.privacy.ledger_file import read_mark
@@ -38,7 +38,7 @@ def test_first_line_of_a_ledger_that_is_no_text_or_nested_deeply_names_no_silo(t
     path = tmp_path / "records.ledger"
     path.write_bytes(raw)
     with pytest.raises(LedgerCorrupt, match="does not name a silo"):
-        _claimed_silo(path)
+        _first_entry(path)
 
 
 def test_private_key_whose_length_is_not_its_kinds_is_named(tmp_path: Path) -> None:

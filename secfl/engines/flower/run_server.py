@@ -87,7 +87,7 @@ class RemoteParties:
             return
         try:
             spending = msgspec.msgpack.decode(letter.terms, type=Spending)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise PeerFault(FaultReason.MALFORMED, f"{party!r} shows no ledger") from None
         if party in self.ledgers:
             self.ledgers[party].update(spending.ledger)

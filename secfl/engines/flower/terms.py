@@ -56,7 +56,7 @@ class Terms(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
         """
         try:
             terms = msgspec.msgpack.decode(raw, type=cls)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerFault(FaultReason.MALFORMED, f"terms: {error}") from None
         if terms.to_bytes() != raw:
             raise ServerFault(FaultReason.MALFORMED, "terms: not in canonical form")

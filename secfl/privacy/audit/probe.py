@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from protocols.primitives.labels import tagged_hash
+from protocols.primitives.prg import MaskStream
 from secfl.training import Task
 
 __all__ = ["RECORDS", "Probe"]
@@ -34,7 +36,8 @@ class Probe:
         self.dimension = dimension
         self._clip = clip_norm
         # Any directions do; these are the same in every audit, so that a fault can be looked at again.
-        signs = np.random.Generator(np.random.PCG64(0)).choice([-1.0, 1.0], (len(silos), RECORDS, dimension))
+        bits = MaskStream(tagged_hash("audit/probe"), 8).words(0, len(silos) * RECORDS * dimension) & 1
+        signs = 2.0 * bits.reshape(len(silos), RECORDS, dimension) - 1.0
         lengths = np.where(np.arange(RECORDS) % 2, _SHORT, _LONG) * clip_norm / math.sqrt(dimension)
         self._records = dict(zip(silos, (signs * lengths[:, None]).astype(np.float32), strict=True))
 

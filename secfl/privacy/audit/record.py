@@ -71,5 +71,5 @@ def read_audits(directory: Path) -> tuple[AuditResult, ...]:
         return ()
     try:
         return msgspec.json.decode(raw, type=_File).audits
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(str(path), f"is no audit: {error}", "a file that `secfl audit` wrote") from None

@@ -78,7 +78,7 @@ def test_sa_28_claim_that_this_party_does_not_accept_is_refused() -> None:
     refused_by_policy("SA-28", "claim", policy=policy)
 
 
-@pytest.mark.parametrize("floor", [0.0500001, 1 / 3])
+@pytest.mark.parametrize("floor", [7 / len(PROPOSED.parameters.cohort), 1 / 3])  # the rate stands for 6 clients
 def test_sa_29_adversary_rate_below_this_partys_is_refused(floor: float) -> None:
     refused_by_policy("SA-29", "adversary rate", policy=ClientPolicy(collusion_bound=6, adversary_rate=floor))
 

@@ -16,7 +16,7 @@ from protocols.oneshot import CommitteeParameters
 from protocols.shape import Reply, ServerSession
 from protocols.testing.network import deliver
 from secfl.federation.office import Office
-from secfl.federation.run import _round_plan
+from secfl.federation.run import round_plan
 from secfl.registry import offered
 
 
@@ -26,7 +26,7 @@ class Session:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.context = study.plan.initial_vector().astype("<f4").tobytes()
-        self.rounds = _round_plan(study.plan, study.parties, "run-1")
+        self.rounds = round_plan(study.plan, study.parties, "run-1")
         self.parameters = self.rounds.parameters(1, 0, SILOS, self.context)
         self.server: ServerSession = self.rounds.open(self.parameters)
         self.trained: list[str] = []
