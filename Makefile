@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check tests test-engines test-slow fuzz coverage docs format clean
+.PHONY: run test check tests test-engines test-slow fuzz coverage docs report-examples format clean
 
 run: $(VENV)/.run
 	$(BIN)/secfl run examples/heart/config.toml
@@ -38,6 +38,10 @@ coverage: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+# Runs the examples of docs/examples anew: half an hour.
+report-examples: $(VENV)/.dev
+	$(BIN)/python docs/_build/report_examples.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

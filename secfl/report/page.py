@@ -88,6 +88,8 @@ def _derived(report: RunReport) -> dict[str, Any]:
         "shared": report.mechanism.share_sigma is not None,
         "levels": summary.level_names(report.silos),
         "registry": summary.flat(report.deployment.get("deployment", {})),
+        "silo_groups": summary.silo_groups(report.silos),
+        "epsilon_columns": summary.epsilon_columns(report),
         "achieved": summary.achieved_noise(report.noise),
         "highest": max(spends, key=lambda silo: silo.spent_epsilon or 0.0, default=None),
         "seconds": summary.run_seconds(report),
@@ -134,6 +136,7 @@ def environment() -> Environment:
         # Not the literal none: constants are printed when a template is compiled, past `finalize`.
         "dash": None,
         "attempt_label": summary.attempt_label,
+        "called": summary.called,
         "dropouts": summary.dropouts,
         "faults": summary.faults,
     }

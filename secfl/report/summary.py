@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from secfl.report.model import Claim, FaultRow, GroupPoint, NoiseRow, RoundRow, RunReport, SiloRow
 
@@ -16,8 +19,10 @@ __all__ = [
     "PhaseTotal",
     "achieved_noise",
     "attempt_label",
+    "called",
     "checks",
     "dropouts",
+    "epsilon_columns",
     "faults",
     "flat",
     "group_bound",
@@ -26,6 +31,7 @@ __all__ = [
     "level_names",
     "phase_totals",
     "run_seconds",
+    "silo_groups",
     "worst_guess",
 ]
 
@@ -134,6 +140,44 @@ def worst_guess(claims: tuple[Claim, ...]) -> float | None:
     """`guess_bound` of the weakest claim; None without one."""
     bounds = [guess_bound(c.epsilon, c.delta) for c in claims if c.epsilon is not None and c.delta is not None]
     return max(bounds, default=None)
+
+
+GROUPED_FROM = 9
+"""From so many silos on, those with equal values share a row."""
+
+
+def silo_groups(silos: tuple[SiloRow, ...]) -> tuple[tuple[str, SiloRow], ...]:
+    """Silos as the page's tables show them: one by one, or, where there are many, those that are equal together.
+
+    :returns: what they are called, and the first of each group.
+    """
+    if len(silos) < GROUPED_FROM:
+        return tuple((silo.name, silo) for silo in silos)
+    groups: dict[bytes, list[SiloRow]] = {}
+    for silo in silos:
+        own = {"name": "", "ledger_head": "", "head_signature": "", "public_key": "", "lineage": "", "fingerprint": ""}
+        groups.setdefault(msgspec.json.encode(msgspec.structs.replace(silo, **own, releases=())), []).append(silo)
+    return tuple((called([silo.name for silo in group]), group[0]) for group in groups.values())
+
+
+def called(names: Sequence[str]) -> str:
+    """Some silos in few words."""
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]}: {len(names)} silos"
+
+
+def epsilon_columns(report: RunReport) -> tuple[tuple[str, str], ...]:
+    """Columns of the table of epsilon by round: silos whose figures are equal in every round share one.
+
+    :returns: what they are called, and the first of each.
+    """
+    if len(report.silos) < GROUPED_FROM:
+        return tuple((silo.name, silo.name) for silo in report.silos)
+    groups: dict[tuple[float | None, ...], list[str]] = {}
+    for silo in report.silos:
+        groups.setdefault(tuple(row.epsilon.get(silo.name) for row in report.rounds), []).append(silo.name)
+    return tuple((called(names), names[0]) for names in groups.values())
 
 
 def level_names(silos: tuple[SiloRow, ...]) -> tuple[str, ...]:
