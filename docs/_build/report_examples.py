@@ -81,13 +81,13 @@ def publish(name: str, directory: Path) -> None:
             place = target / "ledgers" / ledger.parent.name
             place.mkdir(parents=True)
             place.joinpath(ledger.name).write_bytes(ledger.read_bytes())
+        screenshot(target)
     else:
         (target / "report.json.gz").write_bytes(gzip.compress((directory / "report.json").read_bytes(), mtime=0))
-    screenshots(target)
 
 
-def screenshots(target: Path) -> None:
-    """Pictures of the page's first screen, where there is a browser."""
+def screenshot(target: Path) -> None:
+    """Picture of the page's first screen, where there is a browser."""
     program = shutil.which("chromium")
     if program is None:
         return
@@ -96,11 +96,9 @@ def screenshots(target: Path) -> None:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=list(CHROMIUM))
-        for scheme in ("light", "dark"):
-            page = browser.new_context(color_scheme=scheme, viewport={"width": 1100, "height": 1250}).new_page()
-            page.goto((target / "report.html").as_uri())
-            shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            shot.quantize(48).save(target / f"{scheme}.png", optimize=True)
+        page = browser.new_page(viewport={"width": 1100, "height": 1250})
+        page.goto((target / "report.html").as_uri())
+        Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(48).save(target / "light.png", optimize=True)
         browser.close()
 
 
