@@ -120,6 +120,17 @@ def test_a_node_with_another_roster_and_one_that_nobody_knows_take_no_part_and_a
     np.testing.assert_allclose(model(output), expected, atol=1e-5)
 
 
+def test_a_vector_that_somebody_changed_on_the_way_is_not_in_the_sum(federation: Federation) -> None:
+    status, output = federation.run(tampering=True)
+    assert status == "finished:completed"
+    row = rows(output)[-1]
+    (left_out,) = set(PARTIES) - set(row["contributors"])
+    assert "signature does not verify" in row["events"][left_out]
+    kept = [index for index, party in enumerate(PARTIES) if party != left_out]
+    mean = np.average([SHIFTS[index] for index in kept], weights=[EXAMPLES[index] for index in kept])
+    np.testing.assert_allclose(model(output), START + mean + STEPS, atol=1e-5)
+
+
 def test_what_was_started_is_stopped_when_the_body_fails(tmp_path: Path) -> None:
     deployment, mark = Deployment(tmp_path / "alone", {}), ""
 

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from secfl.engines.flower import SecureAggregation
+from secfl.engines.flower.envelope import CHUNKS
 
 app = ServerApp()
 
@@ -28,6 +29,25 @@ class Unprotected(FedAvg):
             self.grid.push_messages(messages)
             time.sleep(self.lingering)
         return messages
+
+
+def tampered(grid: Grid) -> Grid:
+    """As if somebody between a node and the strategy changed that node's vector, Flower's own hashes included."""
+    victim, honest = min(grid.get_node_ids()), grid.pull_messages
+
+    def pull(identifiers):
+        messages = list(honest(identifiers))
+        for message in messages:
+            if message.metadata.src_node_id == victim and message.has_content() and CHUNKS in message.content:
+                record = message.content.array_records[CHUNKS]
+                name, array = next(iter(record.items()))
+                data = bytearray(array.data)
+                data[len(data) // 2] ^= 1
+                record[name] = Array(array.dtype, array.shape, array.stype, bytes(data))
+        return messages
+
+    grid.pull_messages = pull
+    return grid
 
 
 @app.main()
@@ -49,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
             min_contributors=3,
             deadline=float(config["deadline"]),
         )
-        result = strategy.start(grid, start, num_rounds=rounds)
+        result = strategy.start(tampered(grid) if config["tampering"] else grid, start, num_rounds=rounds)
         rows = [
             {
                 "contributors": row.contributors,
