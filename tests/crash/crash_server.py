@@ -20,7 +20,7 @@ from secfl.files import write_whole
 SOCKET = "socket"
 OUTCOME = "outcome.json"
 JOURNAL = "server/journal.sqlite"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
