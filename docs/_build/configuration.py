@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from the schema in secfl/config.py: ``python docs/_build/configuration.py``.
+"""Writes docs/reference/configuration.md from the schema in secfl/config_sections.py: ``python docs/_build/configuration.py``.
 
 What is allowed is said in the words of the errors (`secfl.config_messages`), so that page and refusals agree.
 """

@@ -7,26 +7,17 @@ it reads from the run's directory. Whatever is computed here is thereby recomput
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from secfl.config import Config
-from secfl.encoding import TensorLayout
-from secfl.encoding.layout import TensorEntry
 from secfl.engines.base import Engine
-from secfl.federation import noised
+from secfl.federation.report_noise import mechanism_of, noise_rows, paddings, sampling_of
 from secfl.federation.run import RunResult
-from secfl.federation.setup import Parties, Plan, encoding_scheme, noise_multipliers
-from secfl.federation.silo import Scheme
-from secfl.federation.work import batch_padding
-from secfl.privacy import grid
-from secfl.privacy.claims import RELATIONS, Charged, Floors, claims, epsilon_by_colluders
-from secfl.privacy.events import AnyPrivacyEvent, DistributedGaussian
-from secfl.privacy.ledger_summary import summarise
-from secfl.privacy.mechanism import DistributedMechanism
+from secfl.federation.run_records import RunRecords
+from secfl.federation.setup import Parties, Plan
+from secfl.privacy.claims import RELATIONS, Floors, claims, epsilon_by_colluders
 from secfl.registry import Figures
 from secfl.report.accounts import (
     Account,
@@ -42,91 +33,22 @@ from secfl.report.accounts import (
 from secfl.report.curves import curves_of
 from secfl.report.deployment import registry_entry
 from secfl.report.model import (
-    Audit,
-    Baseline,
     Claim,
     ColluderPoint,
     Evaluation,
     GroupPoint,
-    Mechanism,
-    NoiseRow,
     Parameters,
-    RoundRow,
     RunReport,
-    Sampling,
     SiloRow,
 )
 from secfl.report.signatures import sign_head
 from secfl.report.summary import group_bound
-from secfl.training.padding import Padding
 from secfl.training.settings import RARE_SAMPLE
 
-__all__ = ["RunRecords", "assemble", "build_report"]
+__all__ = ["assemble", "build_report"]
 
 _VERSIONED = ("secfl", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
 GROUP_SIZES = (1, 2, 5)
-
-
-@dataclass(frozen=True)
-class RunRecords:
-    """Everything that a report is made from.
-
-    :param configuration: text of the configuration.
-    :param keys: identity key of each silo, hex, as the roster pins it.
-    :param accounts: ledger of each silo; empty without privacy.
-    :param signatures: of the silos over their ledgers' heads, hex.
-    :param model_hash: SHA-256 of the final model's file, hex.
-    :param update_size: coordinates of an update.
-    """
-
-    config: Config
-    configuration: str
-    run_id: str
-    started: str
-    finished: str
-    status: str
-    reason: str
-    engine: str
-    simulation: bool
-    rounds: tuple[RoundRow, ...]
-    metric: float | None
-    model_hash: str
-    update_size: int
-    keys: Mapping[str, str]
-    roster_hash: str
-    accounts: Mapping[str, Account] = field(repr=False)
-    signatures: Mapping[str, str]
-    versions: Mapping[str, str]
-    audits: tuple[Audit, ...] = ()
-    baselines: tuple[Baseline, ...] = ()
-
-    @property
-    def layout(self) -> TensorLayout:
-        """Of so many coordinates."""
-        return TensorLayout((TensorEntry("update", "float32", (self.update_size,)),))
-
-    @property
-    def scheme(self) -> Scheme:
-        """The encoding that follows from the configuration."""
-        return encoding_scheme(self.config, self.layout)
-
-    @property
-    def charged(self) -> tuple[Charged, ...]:
-        """What each ledger counts as spent."""
-        return tuple(
-            Charged.of(summarise(account.state, account.head), self._plan(account), run=self.run_id)
-            for account in self.accounts.values()
-        )
-
-    def _plan(self, account: Account) -> tuple[AnyPrivacyEvent, ...] | None:
-        """The rounds of this run, which were fixed before its first release."""
-        event = present_event(account.state, self.run_id)
-        return None if event is None else (event,) * self.config.budgeted_rounds
-
-    @property
-    def events(self) -> tuple[AnyPrivacyEvent, ...]:
-        """What the ledgers have been charged, in one list; for their parameters, not to be added up."""
-        return tuple(event for account in self.accounts.values() for event in charged_events(account.state))
 
 
 def build_report(
@@ -202,15 +124,15 @@ def assemble(records: RunRecords) -> RunReport:
         privacy_mode=config.training.mode,
         label="benchmark, no claim" if records.baselines else "",
         baselines=records.baselines,
-        mechanism=_mechanism(records, claimed),
-        sampling=_sampling(config),
+        mechanism=mechanism_of(records, claimed),
+        sampling=sampling_of(config),
         claims=claimed,
         colluders=_colluders(records),
         groups=_groups(claimed),
         curves=curves_of(records.accounts),
         silos=silos,
         rounds=records.rounds,
-        noise=_noise(records),
+        noise=noise_rows(records),
         evaluation=_evaluation(config, records.metric),
         protocol=config.aggregation.protocol,
         protocol_parameters=_protocol(records),
@@ -339,7 +261,7 @@ def _floors(records: RunRecords) -> Floors:
         colluding=config.collusion_bound,
         protocol=config.aggregation.protocol,
         protocol_failure=config.protocol.statistical_failure,
-        sample_failure=max((found.failure for found in _paddings(config)), default=0.0)
+        sample_failure=max((found.failure for found in paddings(config)), default=0.0)
         + (RARE_SAMPLE if config.training.mode == "distributed-dp-sgd" else 0.0),
         local_dimension=records.update_size,
     )
@@ -360,116 +282,6 @@ def _groups(claimed: tuple[Claim, ...]) -> tuple[GroupPoint, ...]:
                 )
             )
     return tuple(points)
-
-
-# -- mechanism ---------------------------------------------------------------------------------------------------------
-
-
-def _mechanism(records: RunRecords, claimed: tuple[Claim, ...]) -> Mechanism:
-    config, scheme = records.config, records.scheme
-    planned = max(noise_multipliers(config, records.layout).values(), default=None)
-    shared = scheme if isinstance(scheme, DistributedMechanism) else None
-    return Mechanism(
-        noise_source=_noise_source(config),
-        clip_norm=config.training.clip_norm,
-        noise_multiplier=planned,
-        floor_multiplier=min((event.noise_multiplier for event in records.events), default=planned),
-        norm_inflation=shared.plan.inflation if shared is not None else _grid_inflation(records, planned),
-        share_sigma=None if shared is None else shared.plan.share_sigma,
-        minimum_contributors=None if shared is None else shared.minimum_contributors,
-        colluding=None if shared is None else shared.colluding,
-        value_bits=config.aggregation.value_bits if shared is None else None,
-        modulus_bits=scheme.modulus_bits,
-        wrap_probability=0.0 if shared is None else shared.wrap_bound,
-        sampler_delta=max((claim.delta_parts.get("noise sampler", 0.0) for claim in claimed), default=0.0),
-    )
-
-
-def _noise_source(config: Config) -> str:
-    if config.privacy is None:
-        return "none: no differential privacy"
-    return noised.NOISE_SOURCE if config.training.noise_in_sum else grid.NOISE_SOURCE
-
-
-def _grid_inflation(records: RunRecords, noise: float | None) -> float | None:
-    """How much rounding to mode A's grid lengthens a record's reach."""
-    clip = records.config.training.clip_norm
-    if noise is None or clip is None:
-        return None
-    return grid.grid_bound(noise, clip, records.update_size) * grid.grid_step(noise, clip) / clip
-
-
-def _noise(records: RunRecords) -> tuple[NoiseRow, ...]:
-    """Noise of each completed round: nobody absent, at the floor, and as it was."""
-    events = {
-        (release.reservation.round, release.reservation.attempt): release.reservation.event
-        for account in records.accounts.values()
-        for release in account.state.releases()
-        if release.reservation.run == records.run_id
-    }
-    rows = []
-    for row in records.rounds:
-        event = events.get((row.number, row.attempt))
-        if not row.completed or event is None:
-            continue
-        asked = records.config.cohort_size
-        rows.append(
-            NoiseRow(
-                number=row.number,
-                attempt=row.attempt,
-                dropped=asked - len(row.contributors),
-                contributors=len(row.contributors),
-                planned=_multiplier(event, asked),
-                floor=event.noise_multiplier,
-                achieved=_multiplier(event, len(row.contributors)),
-            )
-        )
-    return tuple(rows)
-
-
-def _multiplier(event: AnyPrivacyEvent, contributors: int) -> float:
-    """Noise unknown to the strongest adversary, over the sensitivity, with so many contributors."""
-    if not isinstance(event, DistributedGaussian):
-        return event.noise_multiplier
-    return math.sqrt(contributors - event.known_shares) * event.share_sigma / event.l2_sensitivity
-
-
-def _paddings(config: Config) -> list[Padding]:
-    return [found for silo in config.silo if (found := batch_padding(config, silo)) is not None]
-
-
-def _batch_padding(config: Config) -> str:
-    padded = [found.batch for found in _paddings(config)]
-    if not padded:
-        return "none"
-    rows = f"{min(padded)}" if min(padded) == max(padded) else f"{min(padded)} to {max(padded)}, by silo"
-    return f"every step runs on a public number of rows ({rows})"
-
-
-def _sampling(config: Config) -> Sampling:
-    training = config.training
-    scheme, amplification = "shuffled batches", "none: no differential privacy"
-    rate = training.sampling_rate
-    if training.mode == "client-level":
-        scheme = "every silo that is asked contributes once; its own batches are shuffled and count for nothing"
-        amplification = "none: a silo's participation is visible, so nothing is claimed for choosing it"
-        rate = 1.0
-    elif config.privacy is not None:
-        scheme = "Poisson: each record enters each step independently"
-        amplification = "only the sampling of records counts for privacy, never that of silos"
-    if config.server.cohort_size is not None:
-        amplification = f"silos are chosen at random; {amplification}"
-    return Sampling(
-        scheme=scheme,
-        rate=rate,
-        steps_per_round=training.steps_per_round,
-        rounds_planned=config.run.rounds,
-        cohort_size=config.cohort_size,
-        silos=len(config.silo),
-        nominal_units=config.privacy_units,
-        amplification=amplification,
-        batch_padding=_batch_padding(config),
-    )
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
@@ -527,6 +339,14 @@ _EVALUATED = {
 }
 
 
+_PERSONS = {
+    "record": "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with "
+    "their number, delta much faster, and soon nothing is promised.",
+    "client": "Persons: the unit is a silo's whole update. Whoever has records at several silos is protected as a "
+    "group of silos: epsilon grows with their number, delta much faster, and soon nothing is promised.",
+}
+
+
 def _not_protected(records: RunRecords) -> tuple[str, ...]:
     config = records.config
     items = [
@@ -543,10 +363,7 @@ def _not_protected(records: RunRecords) -> tuple[str, ...]:
             "chooses these models in bad faith learns more from the sum."
         )
     if config.privacy is not None:
-        items.append(
-            "Persons: the unit is a record. Whoever has several records is protected as a group: epsilon grows with "
-            "their number, delta much faster, and soon nothing is promised."
-        )
+        items.append(_PERSONS[config.privacy.unit])
         items.append("Hyper-parameters that were tried on the same records: only this run's training is accounted for.")
     if records.simulation:
         items.insert(0, "Anything, from whoever runs this process: it held the records and keys of all parties.")

@@ -20,8 +20,9 @@ from protocols.errors import ConfigError, LedgerCorrupt, MissingExtra, ReportMis
 from protocols.identity import Roster
 from secfl.config import Config, parse_config
 from secfl.federation.checkpoint import load_checkpoint
-from secfl.federation.reporting import RunRecords, assemble
+from secfl.federation.reporting import assemble
 from secfl.federation.roster_file import ROSTER_NAME, read_roster
+from secfl.federation.run_records import RunRecords
 from secfl.federation.session import CONFIGURATION, EVENTS
 from secfl.privacy.accountants import require_accountant
 from secfl.privacy.audit.record import read_audits
