@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from the schema in secfl/config_sections.py: ``python docs/_build/configuration.py``.
+"""Writes docs/reference/configuration.md from the schema, ``python docs/_build/configuration.py``.
 
 What is allowed is said in the words of the errors (`secfl.config_messages`), so that page and refusals agree.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import ast
 import inspect
 from pathlib import Path
-from types import ModuleType
 from typing import get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from secfl import config
+from secfl import config_sections
+from secfl.config import Config
 from secfl.config_messages import _describe, _field
 
 PAGE = Path(__file__).parents[1] / "reference" / "configuration.md"
@@ -39,20 +39,35 @@ _NOTES = {
     ("Model", "file"): "See [Write a model file](../how-to/model-file.md).",
     ("SiloSettings", "name"): "Two silos never share one.",
     ("Training", "mode"): 'See [Privacy modes](../explanation/privacy-modes.md). `"none"`: no privacy, no `[privacy]`.',
-    ("Training", "steps_per_round"): "Gradient steps at each silo. With `distributed-dp-sgd` 1 and nothing else: a round is a step.",
-    ("Training", "learning_rate"): "Of the local SGD; with `distributed-dp-sgd` of the step on the noised mean gradient.",
-    ("Training", "momentum"): "Of the local SGD; starts at zero in every round. Not with `distributed-dp-sgd`: see `server.momentum`.",
+    (
+        "Training",
+        "steps_per_round",
+    ): "Gradient steps at each silo. With `distributed-dp-sgd` 1 and nothing else: a round is a step.",
+    (
+        "Training",
+        "learning_rate",
+    ): "Of the local SGD; with `distributed-dp-sgd` of the step on the noised mean gradient.",
+    (
+        "Training",
+        "momentum",
+    ): "Of the local SGD; starts at zero in every round. Not with `distributed-dp-sgd`: see `server.momentum`.",
     ("Training", "clip_norm"): "Required with privacy.",
     ("Training", "grad_sample"): '`"ghost"` computes norms alone and runs a second backward pass: for large layers.',
     ("Training", "max_physical_batch"): "Records in memory at a time; left out: no bound. No effect on the result.",
     ("Training", "pad_batches"): "Costs the time of the fillers. No effect on the result.",
     ("Privacy", "epsilon"): "Fixed when a lifetime ledger begins; another value later is refused.",
-    ("Privacy", "delta"): "At most min(1e-5, 1 / (10 N)), N the sum of all nominal sizes, or the number of clients. Fixed like epsilon.",
+    (
+        "Privacy",
+        "delta",
+    ): "At most min(1e-5, 1 / (10 N)), N the sum of all nominal sizes, or the number of clients. Fixed like epsilon.",
     ("Privacy", "unit"): "Never a person, who may have many records.",
     ("LedgerSettings", "lineage"): "Name of these records and all their later versions.",
     ("LedgerSettings", "source"): "Where the records come from, in words.",
     ("Aggregation", "protocol"): "See [Choose and switch the protocol](../how-to/choose-protocol.md).",
-    ("Aggregation", "weights"): "Public weights in the mean: nominal sizes, or all alike. Not with `distributed-dp-sgd`.",
+    (
+        "Aggregation",
+        "weights",
+    ): "Public weights in the mean: nominal sizes, or all alike. Not with `distributed-dp-sgd`.",
     ("Aggregation", "value_range"): "Required, but not where sums have noise: there the clip norm bounds vectors.",
     ("Aggregation", "value_bits"): "Only with secagg where sums have noise.",
     ("Aggregation", "rounding"): "Stochastic rounding is unbiased.",
@@ -60,7 +75,10 @@ _NOTES = {
     "m the committee's size, as well. Left out: n // 3, or the most that fits.",
     ("Aggregation", "threshold"): "t. secagg: 2t > n + c, of the cohort; oneshot: 2t > m + c and t <= m - c, of the "
     "committee of m. Left out: the smallest.",
-    ("Aggregation", "minimum_contributors"): "c + 2 to n. Left out: c + 2, and 3 where there are 3 silos; with noise in sums (`distributed-dp-sgd`, "
+    (
+        "Aggregation",
+        "minimum_contributors",
+    ): "c + 2 to n. Left out: c + 2, and 3 where there are 3 silos; with noise in sums (`distributed-dp-sgd`, "
     "`client-level`) nine tenths of those asked, or all but one, if that is more: shares of noise are made for so few.",
     ("Server", "optimiser"): "What the server does with the mean update.",
     ("Server", "learning_rate"): "1 with sgd and no momentum is federated averaging.",
@@ -73,11 +91,11 @@ _NOTES = {
 }
 
 
-def page(module: ModuleType = config) -> str:
+def page() -> str:
     """The whole page."""
-    notes = _attribute_notes(inspect.getsource(module))
+    notes = _attribute_notes(inspect.getsource(config_sections))
     parts = [_HEAD]
-    for name, field in module.Config.model_fields.items():
+    for name, field in Config.model_fields.items():
         section = _section(field)
         if not all(map(_is_tables, section.model_fields.values())):
             parts.append(_table(name, field, section, notes))

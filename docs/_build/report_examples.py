@@ -35,7 +35,9 @@ def heart(text: str) -> str:
     """As it is, with budget to spare, a dropout before and a reply lost after a silo was charged."""
     text = text.replace("delta = 1e-5\n", "delta = 1e-5\nspare_rounds = 6\n")
     for party, number, kind in (("va", 4, "drop"), ("hungarian", 7, "lose_reply")):
-        text += f'\n[[simulation.incidents]]\nparty = "{party}"\nphase = "MaskedInput"\nround = {number}\nkind = "{kind}"\n'
+        text += (
+            f'\n[[simulation.incidents]]\nparty = "{party}"\nphase = "MaskedInput"\nround = {number}\nkind = "{kind}"\n'
+        )
     return text
 
 

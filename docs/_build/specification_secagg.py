@@ -183,7 +183,9 @@ def hashes() -> str:
 
 def keys() -> str:
     """Keys of c02, from the secrets that the vectors hold."""
-    known = {party: {name: bytes.fromhex(text) for name, text in own.items()} for party, own in recorded()["secrets"].items()}
+    known = {
+        party: {name: bytes.fromhex(text) for name, text in own.items()} for party, own in recorded()["secrets"].items()
+    }
     me, index = known[ME], parameters().index(ME)
     public = SealingKeyPair(known["c00"]["masking_private"]).public
     shared = agree(SealingKeyPair(me["masking_private"]), public)
@@ -218,7 +220,11 @@ def numbers() -> str:
         ("chunks of a vector", complete.chunk_count(), sparse.chunk_count()),
     ]
     return "\n".join(
-        ["| | complete | sparse |", "|---|---|---|", *(f"| {name} | {one:,} | {other:,} |" for name, one, other in rows)]
+        [
+            "| | complete | sparse |",
+            "|---|---|---|",
+            *(f"| {name} | {one:,} | {other:,} |" for name, one, other in rows),
+        ]
     )
 
 

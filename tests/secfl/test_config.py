@@ -85,7 +85,7 @@ MISTAKES = [
         "3 with 4 silos",
         "0 to 2",
     ),
-    ('kind = "benchmark"', 'kind = "private"', "evaluation.kind", "'private'", '"benchmark" or "none"'),
+    ('kind = "benchmark"', 'kind = "private"', "evaluation.kind", "'private'", '"benchmark" or "secure" or "none"'),
     ("[server]", "[server]\ncohort_size = 5", "server.cohort_size", "5 of 4 silos", "2 to 4"),
     ("[server]", "[server]\ncohort_size = 1", "server.cohort_size", "1 cannot be used", "an integer >= 2"),
     ("[server]", "[server]\nbeta1 = 0.5", "server.beta1", "has no effect with optimiser sgd", "optimiser adam or yogi"),
