@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(SIZES))
     parser.add_argument("--rounds", type=int, default=4, help="of each run; the first is left out")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     figures = Figures("Flower: seconds a round")
     models = ["heart"] if arguments.quick else arguments.models.split(",")
     if arguments.in_process:

@@ -104,6 +104,8 @@ class RemoteParties:
             self.heard(party, letter)
             if party in self.ledgers:
                 self.signatures[party] = letter.trailer.decode("ascii", "replace")
+        # They came in as silos answered; a report has them in the configuration's order.
+        self.ledgers = {silo: self.ledgers[silo] for silo in self.silos if silo in self.ledgers}
 
 
 def serve_study(grid: Grid, context: Context) -> None:

@@ -60,10 +60,11 @@ class Deployed:
         return deployed
 
     def grid(self, studies: dict[str, Path] | None = None, **hooks: Any) -> LoopbackGrid:
+        """Nodes in the order opposite to the configuration's, in which they answer."""
         grid = LoopbackGrid(**hooks)
         app = ClientApp()
         app.train()(answer_study)
-        for number, (name, home) in enumerate(self.homes.items()):
+        for number, (name, home) in enumerate(reversed(self.homes.items())):
             study = (studies or {}).get(name, self.path)
             grid.apps[3000 + number] = (app, {"secfl-home": str(home), STUDY: str(study)})
         return grid
