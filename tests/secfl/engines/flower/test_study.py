@@ -110,7 +110,7 @@ def test_in_every_privacy_mode_the_report_has_every_silos_ledger_signed(tmp_path
     assert [silo.spent_epsilon for silo in report.silos] == [silo.spent_epsilon for silo in embedded.silos]
     assert all(silo.spent_epsilon for silo in report.silos)
     assert all(len(silo.head_signature) == 128 for silo in report.silos)
-    assert [len(silo.releases) for silo in report.silos] == [2] * 4
+    assert [len(silo.releases) for silo in report.silos] == [len(silo.releases) for silo in embedded.silos]
     assert [sorted(row.epsilon) for row in report.rounds] == [sorted(SILOS)] * 2
     found = verify_report(deployed.directory / "report.json")
     assert found.ledger_lines > 4 * 3
