@@ -39,7 +39,7 @@ coverage: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
-# Runs the examples of docs/examples anew: half an hour.
+# Runs the examples of docs/examples anew: about ten minutes.
 report-examples: $(VENV)/.dev
 	$(BIN)/python docs/_build/report_examples.py
 
