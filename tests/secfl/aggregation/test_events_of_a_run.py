@@ -128,7 +128,16 @@ def test_log_lines_show_levels_and_quote_what_could_break_a_line(caplog: pytest.
     caplog.set_level(logging.INFO)
     observe = logging_observer(logging.getLogger("mine"))
     charged = BudgetCharged(
-        silo="a", run_id="x y\nz=1", round=1, attempt=0, epsilon_spent=0.25, epsilon_budget=3.0, delta=1e-5
+        silo="a",
+        run_id="x y\nz=1",
+        round=1,
+        attempt=0,
+        epsilon_spent=0.25,
+        epsilon_budget=3.0,
+        delta=1e-5,
+        epsilon_remaining=2.75,
+        rounds_left=7,
+        rounds_planned_left=9,
     )
     observe(charged)
     fields = {"session": "00", "run_id": "r", "round": 1, "attempt": 0}
@@ -138,7 +147,7 @@ def test_log_lines_show_levels_and_quote_what_could_break_a_line(caplog: pytest.
             "mine",
             "INFO",
             r'event=BudgetCharged silo=a run_id="x y\nz=1" round=1 attempt=0 epsilon_spent=0.25 epsilon_budget=3 '
-            "delta=1e-05",
+            "delta=1e-05 epsilon_remaining=2.75 rounds_left=7 rounds_planned_left=9",
         ),
         (
             "mine",
