@@ -32,6 +32,7 @@ from secfl.privacy.accounting import RdpFilter, order_within_budget, rdp_curve
 from secfl.privacy.events import AnyPrivacyEvent
 from secfl.privacy.histograms import accuracy, auc, right_share
 from secfl.privacy.mechanism import DistributedMechanism, MechanismReport
+from secfl.report.accounts import EVALUATION
 
 if TYPE_CHECKING:
     from secfl.federation.run import RunResult
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 FILE = "evaluation.json"
+_METRICS = {"auc": auc, "accuracy": accuracy, "top-1": right_share}
 RECORDS = 2**22
 """Most holdout records of a silo."""
 _ROWS = 4096
@@ -144,7 +146,7 @@ def evaluate_securely(
     mechanism = planned_evaluation(plan)
     aggregation = plan.config.aggregation
     rounds = RoundPlan(
-        run_id=f"{result.run_id}-evaluation",
+        run_id=result.run_id + EVALUATION,
         roster=parties.roster,
         scheme=mechanism,
         layout=plan.layout,
@@ -177,6 +179,23 @@ def write_figures(directory: Path, figures: SecureFigures) -> Path:
     return path
 
 
+def metric_of_counts(directory: Path, metric: str) -> float | None:
+    """The metric that follows from the noised counts that a run kept; None if there was no sum or no figure.
+
+    :raises ConfigError: the file is missing or damaged.
+    """
+    path = directory / FILE
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=SecureFigures)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}", "the figures that the run wrote") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(str(path), f"is damaged: {error}", "the figures that the run wrote") from None
+    if metric != kept.metric or len(kept.lower) != len(kept.upper) or not kept.lower:
+        return None
+    return _METRICS[metric](np.array(kept.lower), np.array(kept.upper), kept.count_deviation or 0.0).value
+
+
 def _answers(config: Config) -> bool:
     return config.evaluation.metric == "top-1"
 
@@ -188,7 +207,7 @@ def _figures(config: Config, outcome: RoundOutcome, mechanism: DistributedMechan
         return SecureFigures(metric, problem="; ".join([f"no sum: {outcome.failure}", *sorted(reasons)]))
     counts = outcome.mean * len(outcome.contributors)
     deviation = mechanism.standard_deviation(len(outcome.contributors))
-    figure = {"auc": auc, "accuracy": accuracy, "top-1": right_share}[metric](counts[:bins], counts[bins:], deviation)
+    figure = _METRICS[metric](counts[:bins], counts[bins:], deviation)
     return SecureFigures(
         metric=metric,
         value=figure.value,

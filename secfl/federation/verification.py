@@ -23,6 +23,7 @@ from secfl.federation.checkpoint import load_checkpoint
 from secfl.federation.reporting import assemble
 from secfl.federation.roster_file import ROSTER_NAME, read_roster
 from secfl.federation.run_records import RunRecords
+from secfl.federation.secure_evaluation import metric_of_counts
 from secfl.federation.session import CONFIGURATION, EVENTS
 from secfl.privacy.accountants import require_accountant
 from secfl.privacy.audit.record import read_audits
@@ -233,6 +234,9 @@ def _records(
         raise ReportMismatch("protocol_parameters[vector length]", size, "a number of coordinates")
     finished = max((row.number for row in report.rounds if row.completed), default=0)
     metrics = [row.metric for row in report.rounds if row.completed]
+    metric = metrics[-1] if metrics else report.evaluation.value
+    if config.evaluation.kind == "secure":
+        metric = metric_of_counts(directory, config.evaluation.metric)
     return RunRecords(
         config=config,
         configuration=text,
@@ -244,7 +248,7 @@ def _records(
         engine=report.engine,
         simulation=report.simulation,
         rounds=report.rounds,
-        metric=metrics[-1] if metrics else report.evaluation.value,
+        metric=metric,
         model_hash=report.model_hash,
         update_size=size,
         keys={silo.name: silo.public_key for silo in report.silos},

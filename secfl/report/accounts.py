@@ -37,6 +37,8 @@ __all__ = [
 SPENT = (ReleaseState.SENDING, ReleaseState.COMMITTED)
 NOISE_FACTORS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 FORECAST_POINTS = 12
+EVALUATION = "-evaluation"
+"""What the id of a run's secure evaluation, a release of its own, has behind that of the run."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ def epsilon_after(state: LedgerState, run_id: str, number: int, attempt: int) ->
 
     def counts(release: Release) -> bool:
         at = release.reservation
-        return release.state in SPENT and (at.run != run_id or (at.round, at.attempt) <= (number, attempt))
+        if at.run == run_id:
+            return release.state in SPENT and (at.round, at.attempt) <= (number, attempt)
+        return release.state in SPENT and at.run != run_id + EVALUATION  # which comes after all rounds
 
     curves = [release.curve for release in state.releases() if counts(release)]
     return state.filter.epsilon_of(compose([state.inherited, *curves]))

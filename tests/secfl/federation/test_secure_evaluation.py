@@ -14,14 +14,16 @@ from small_study import MODEL, SILOS, study_text, write_study
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from protocols.errors import ConfigError
+from protocols.errors import ConfigError, ReportMismatch
 from secfl.config import load_config, parse_config
 from secfl.federation.secure_evaluation import planned_evaluation
 from secfl.federation.session import FinishedRun, simulate
 from secfl.federation.setup import plan_run
+from secfl.federation.verification import verify_report
 from secfl.privacy.accounting import RdpFilter, choose_order, rdp_curve
 from secfl.privacy.events import DistributedGaussian
 from secfl.privacy.ledger import verify
+from secfl.report import write_report
 from secfl.training import Task
 from secfl.training.scores import score_bins
 
@@ -114,6 +116,18 @@ def test_budget_that_is_spent_halts_the_evaluation_and_keeps_the_model(tmp_path:
     for silo in finished.report.silos:
         assert silo.spent_epsilon <= 4.0
         assert sum(row.releases for row in silo.releases) == 2
+
+
+def test_report_of_a_secure_evaluation_is_verified_from_its_counts(tmp_path: Path) -> None:
+    finished, figures = run(tmp_path, text_of())
+    write_report(finished.report, finished.directory)
+    report = finished.directory / "report.json"
+    assert verify_report(report).report.evaluation.value == figures["value"]
+    figures["upper"][0] += 50.0
+    (finished.directory / "evaluation.json").write_text(json.dumps(figures))
+    with pytest.raises(ReportMismatch) as caught:
+        verify_report(report)
+    assert caught.value.what == "evaluation.value"
 
 
 def test_silo_without_holdout_records_sends_noise(tmp_path: Path) -> None:
