@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -258,6 +258,11 @@ def steps_left(budget_filter: RdpFilter, spent: Iterable[Curve], sampling_rate: 
             curves, rdp_curve(SampledGaussian(sampling_rate, noise_multiplier, steps))
         )
 
+    return most_admitted(admitted)
+
+
+def most_admitted(admitted: Callable[[int], bool]) -> int:
+    """Largest count up to 1e9 that is admitted; 0 is, and whatever is below one that is."""
     if admitted(MAX_STEPS):
         return MAX_STEPS
     low, high = 0, MAX_STEPS

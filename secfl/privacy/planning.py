@@ -15,7 +15,15 @@ import msgspec
 
 from protocols.errors import PrivacyError
 from secfl.privacy.accountants import Opinion, binding, opinions, tightest
-from secfl.privacy.accounting import Curve, RdpFilter, choose_order, fits_budget, noise_multiplier_for, rdp_curve
+from secfl.privacy.accounting import (
+    Curve,
+    RdpFilter,
+    choose_order,
+    fits_budget,
+    most_admitted,
+    noise_multiplier_for,
+    rdp_curve,
+)
 from secfl.privacy.budget import require_delta, require_epsilon
 from secfl.privacy.claims import RELATIONS, AdversaryClaim, Charged, CollusionPoint, Floors, Mode, claims
 from secfl.privacy.claims import epsilon_by_colluders as _epsilon_by_colluders
@@ -323,13 +331,7 @@ def rounds_left(budget: RdpFilter, charged: Sequence[Curve], event: AnyPrivacyEv
     def admitted(rounds: int) -> bool:
         return rounds == 0 or budget.admits(charged, rounds * curve)
 
-    if admitted(MAX_STEPS):
-        return MAX_STEPS
-    low, high = 0, MAX_STEPS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if admitted(middle) else (low, middle)
-    return low
+    return most_admitted(admitted)
 
 
 @lru_cache(maxsize=64)
